@@ -1,0 +1,1 @@
+"""Search over training configurations: Optuna decides, Ray runs, MLflow shows."""

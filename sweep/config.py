@@ -1,0 +1,155 @@
+"""SweepConfig: what is searched, how, with what, and where it all goes. Strict and frozen like the trainer's config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sweep.space import Dimension, Params, check_params, parse_space
+from trainer import settings
+from trainer.config import TrainConfig
+from trainer.settings import ConfigError, Section, Tree
+
+DEMO = Path(__file__).parent.parent / "configs" / "sweep" / "demo.yaml"
+
+
+class SamplerConfig(Section):
+    name: Literal["tpe", "random", "gp", "cmaes"] = Field("tpe", description="who suggests the next trial")
+    startup_trials: int = Field(6, ge=1, description="random trials before the sampler learns [trials]")
+
+
+class PrunerConfig(Section):
+    name: Literal["successive_halving", "hyperband", "median", "none"] = Field(
+        "successive_halving", description="who stops trials early"
+    )
+    min_epochs: int = Field(2, ge=1, description="first epoch at which a trial may be stopped [epochs]")
+    reduction: int = Field(3, ge=2, description="one in so many goes on at a rung; the next is so many times later")
+    brackets: int = Field(2, ge=1, le=8, description="hyperband: number of brackets, of rising first rung [brackets]")
+    startup_trials: int = Field(4, ge=1, description="median: others needed at an epoch before it stops any [trials]")
+
+
+class ResourcesConfig(Section):
+    cpus: float = Field(1.0, ge=0, description="CPUs a trial asks Ray for; its network gets as many threads [CPUs]")
+    gpus: float = Field(0.0, ge=0, description="GPUs a trial asks Ray for; fractions share one [GPUs]")
+
+
+class SweepConfig(Section):
+    """One sweep. `train` is the base of every trial; `space` says which of its settings are searched."""
+
+    name: str = Field(
+        "demo",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="name of the sweep: of its folder under output, its study and its MLflow run",
+    )
+    output: str = Field("outputs", description="folder that holds the folders of sweeps [path]")
+    trials: int = Field(20, ge=1, description="trials that shall be finished, whatever their state [trials]")
+    hours: float | None = Field(None, gt=0, description="time budget of one call; null: none [hours]")
+    seed: int = Field(0, ge=0, description="seed of the suggestions [integer]")
+    slots: int | None = Field(None, ge=1, description="trials at the same time; null: as many as fit [trials]")
+    retries: int = Field(2, ge=0, description="restarts of a crashed trial from its checkpoint [times]")
+    keep: int = Field(3, ge=1, description="best trials whose weights are kept on disk [trials]")
+    study: str | None = Field(None, description="database of the study; null: study.db in the sweep's folder [URL]")
+    mlflow_uri: str | None = Field(None, description="MLflow store; null: mlflow.db in output [URI]")
+    mlflow_experiment: str = Field("starsweep", min_length=1, description="MLflow experiment")
+    ray_address: str | None = Field(None, description="Ray cluster (auto or HOST:PORT); null: this machine")
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    space: dict[str, dict[str, list[Any]]] = Field(description="setting of train -> kind and values [mapping]")
+    known: list[dict[str, Any]] = Field([], description="configurations tried first [list of mappings]")
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepConfig:
+        for i, params in enumerate(self.known):
+            check_params(params, self.dimensions, f"known[{i}]")
+        return self
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        return parse_space(self.space, self.train)
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's own folder, absolute: trials change their working directory."""
+        return (Path(self.output) / self.name).resolve()
+
+    def trial_config(self, number: int, params: Params) -> TrainConfig:
+        """The complete config of one trial."""
+        return self.train.replace({**params, "run.output": str(self.trial_folder(number))})
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}"
+
+    def best_config(self, params: Params) -> TrainConfig:
+        """A trial's config as it is rerun standalone: in a new run folder, with everything else the same."""
+        return self.train.replace({**params, "run.output": None})
+
+    def decisive(self) -> Tree:
+        """What an old study must share with this config to be continued: all that decides which trials it holds."""
+        tree = self.model_dump(mode="json", include={"train", "space", "known", "sampler", "pruner", "seed"})
+        for key in ("output", "checkpoint_every"):
+            tree["train"]["run"].pop(key)
+        tree["train"]["data"].pop("cache_dir")
+        return tree
+
+    def tree(self) -> Tree:
+        """Returns the plain nested mapping that `load_sweep` reads back."""
+        return self.model_dump(mode="json")
+
+    def dump(self, path: Path) -> None:
+        settings.write_yaml(self.tree(), path)
+
+
+def load_sweep(path: str | Path | None, overrides: Mapping[str, str]) -> SweepConfig:
+    """Reads a sweep file (None: the demo); `train` in it is a config file, relative to the sweep file, or inline.
+
+    Paths are made absolute and the threads of a trial are its CPUs, so that a trial means the same wherever it runs.
+
+    Raises:
+        ConfigError: one message that names field, value, what is allowed and the nearest valid key.
+    """
+    source = Path(path) if path is not None else DEMO
+    tree = settings.read_yaml(source)
+    if isinstance(tree.get("train"), str):
+        tree["train"] = settings.read_yaml(source.parent / tree["train"])
+    if path is not None:
+        tree.setdefault("name", source.stem)
+    settings.apply_overrides(SweepConfig, tree, overrides)
+    config = settings.build(SweepConfig, tree, str(source))
+    return _made_absolute(config)
+
+
+def differences(old: Tree, new: Tree, prefix: str = "") -> list[str]:
+    """Lines 'optim.epochs: 12 -> 16' for all that differs between two trees."""
+    lines: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{name}.")
+        elif a != b:
+            lines.append(f"{name}: {a!r} -> {b!r}")
+    return lines
+
+
+def _made_absolute(config: SweepConfig) -> SweepConfig:
+    tree = config.model_dump(mode="json")
+    data, run = tree["train"]["data"], tree["train"]["run"]
+    for key in ("root", "cache_dir"):
+        data[key] = str(Path(data[key]).resolve()) if data[key] else data[key]
+    threads = max(1, int(config.resources.cpus))
+    if run["threads"] not in (None, threads):
+        raise ConfigError(
+            f"train.run.threads = {run['threads']}: a trial has resources.cpus = {config.resources.cpus:g}, "
+            f"hence {threads} threads (set resources.cpus instead)"
+        )
+    if run["output"] is not None:
+        raise ConfigError(
+            f"train.run.output = {run['output']!r}: trials have folders of their own (set output instead)"
+        )
+    run["threads"] = threads
+    tree["output"] = str(Path(config.output).resolve())
+    return settings.build(SweepConfig, tree, config.name)

@@ -1,0 +1,198 @@
+"""Ray Tune as the executor of a ledger: placement, slots, retries. It decides nothing and remembers nothing.
+
+Ray asks `_Suggestions` for work and `_Decisions` what to do after each report; both only pass on to the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.update(  # before ray.tune is imported
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_DISABLE_SIGINT_HANDLER="1",
+    TUNE_GLOBAL_CHECKPOINT_S="100000",
+    TUNE_RESULT_BUFFER_LENGTH="0",
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_TRAIN_V2_ENABLED=os.environ.get("RAY_TRAIN_V2_ENABLED", "0"),
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+)
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweep import trainable
+from sweep.config import ResourcesConfig, SweepConfig
+from sweep.ledger import Ledger
+from sweep.stop import StopRequest
+from sweep.study import State
+from trainer.settings import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def ray_session(config: SweepConfig) -> Iterator[None]:
+    """Starts Ray on this machine, or joins the cluster of `ray_address`; leaves it at the end."""
+    options: dict[str, Any] = {"address": config.ray_address or "local"}
+    if config.ray_address is None:
+        options.update(include_dashboard=False, object_store_memory=200_000_000)
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def count_slots(config: SweepConfig) -> int:
+    """How many trials fit at once (at most `slots`).
+
+    Raises:
+        ConfigError: a trial asks for more than any machine of the cluster has.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = sum(_fits(config.resources, node) for node in nodes)
+    if fitting == 0:
+        have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes) or "nothing"
+        raise ConfigError(
+            f"resources.cpus = {config.resources.cpus:g}, resources.gpus = {config.resources.gpus:g}: "
+            f"a trial must fit on one machine, and the machines have: {have}"
+        )
+    return min(fitting, config.slots or fitting)
+
+
+def _fits(resources: ResourcesConfig, node: dict[str, float]) -> int:
+    asked = [(resources.cpus, node.get("CPU", 0.0)), (resources.gpus, node.get("GPU", 0.0))]
+    return min((int(has / wants + 1e-9) for wants, has in asked if wants > 0), default=int(node.get("CPU", 1)))
+
+
+def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) -> None:
+    """Runs trials until the ledger has no more, or until asked to stop."""
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # all slots start at once
+    deadline = time.monotonic() + config.hours * 3600 if config.hours else None
+    scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=config.folder))
+    resources = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
+    try:
+        tune.Tuner(
+            tune.with_resources(trainable.run_trial, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_Suggestions(ledger, slots, stop),
+                scheduler=_Decisions(ledger),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(scratch),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=config.retries),
+                stop=_Stopper(stop, deadline),
+                callbacks=[_Retries(ledger)],
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _OfThisProcess:
+    """Pickles to nothing: Ray saves the objects it is given, and a sweep is never continued from them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggestions(_OfThisProcess, Searcher):
+    """Hands the ledger's trials to Ray, never more than fit, so that each is suggested when it can start."""
+
+    def __init__(self, ledger: Ledger, slots: int, stop: StopRequest) -> None:
+        super().__init__(metric=None, mode=None)
+        self._ledger, self._slots, self._stop = ledger, slots, stop
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._stop or self._ledger.live >= self._slots:
+            return None
+        assignment = self._ledger.next_trial()
+        if assignment is None:
+            return str(Searcher.FINISHED)
+        return {trainable.TRIAL: assignment.number, "config": assignment.config.tree()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The ledger hears of ends from `_Decisions`."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing: a sweep is continued from the study."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing, see `save`."""
+
+
+class _Decisions(_OfThisProcess, FIFOScheduler):
+    """Asks the ledger after every report whether a trial goes on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        number = result[trainable.TRIAL]
+        if trainable.ENDED in result:
+            self._end(number, result)
+            return str(TrialScheduler.CONTINUE)  # the function is about to return by itself
+        goes_on = self._ledger.report(number, result[trainable.EPOCH], dict(result[trainable.METRICS]))
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._ledger.end(trial.config[trainable.TRIAL], State.FAILED, _reason(trial))
+
+    def _end(self, number: int, result: dict[str, Any]) -> None:
+        states = {
+            trainable.DONE: State.COMPLETE,
+            trainable.DIVERGED: State.DIVERGED,
+            trainable.FAILED: State.FAILED,
+        }
+        self._ledger.end(number, states[result[trainable.ENDED]], result.get(trainable.REASON))
+
+
+class _Retries(_OfThisProcess, tune.Callback):
+    """Notes that Ray starts a crashed trial again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        logger.warning("trial %d starts again: %s", trial.config[trainable.TRIAL], _reason(trial))
+        self._ledger.note_retry(trial.config[trainable.TRIAL], trial.num_failures)
+
+
+class _Stopper(_OfThisProcess, tune.Stopper):
+    """Ends the run on request or when the time is up."""
+
+    def __init__(self, stop: StopRequest, deadline: float | None) -> None:
+        self._stop, self._deadline = stop, deadline
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._stop.set()
+        return bool(self._stop)
+
+
+def _reason(trial: Trial) -> str:
+    """Last line of the error, which names the exception."""
+    error = trial.get_error() if hasattr(trial, "get_error") else None
+    lines = [line.strip() for line in str(error or "the worker died").splitlines() if line.strip()]
+    return lines[-1] if lines else "the worker died"

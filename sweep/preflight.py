@@ -1,0 +1,85 @@
+"""--dry-run: tries everything a sweep needs, measures a few training steps, and forecasts time and disk."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sweep.config import SweepConfig
+from sweep.console import format_seconds
+from sweep.session import make_projector
+from sweep.tracking import TrackingUnavailable, redact, resolve_uri
+from trainer.config import available_cores
+from trainer.crops import load_split
+from trainer.settings import ConfigError
+from trainer.speed import Speed, measure_speed
+
+
+def dry_run(config: SweepConfig) -> str:
+    """Checks data, space, resources and MLflow, runs a few steps of the base config; returns what it found as text.
+
+    Raises:
+        ConfigError, DataError: what would have stopped the sweep.
+    """
+    slots = local_slots(config)
+    lines = [f"sweep {config.name}: {config.trials} trials into {config.folder}"]
+    lines += [f"  space      {d.key}: {d.kind} {d.choices or (d.low, d.high)}" for d in config.dimensions]
+    lines.append(
+        f"  resources  {config.resources.cpus:g} CPUs, {config.resources.gpus:g} GPUs a trial; {slots} at once"
+    )
+    lines.append(f"  MLflow     {_check_mlflow(config)}")
+    training, validation = (load_split(config.train.data, split) for split in ("train", "val"))
+    lines.append(f"  data       {len(training)} training and {len(validation)} validation faces")
+    speed = measure_speed(config.train, training, validation)
+    lines.append(
+        f"  speed      {speed.images_per_second:.1f} images/s with {config.train.run.threads} threads; "
+        f"validation {format_seconds(speed.validation_seconds)}; memory {_gigabytes(speed.memory_bytes)} a trial"
+    )
+    return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
+
+
+def local_slots(config: SweepConfig) -> int:
+    """Trials at the same time on this machine, without starting Ray.
+
+    Raises:
+        ConfigError: a trial asks for more than this machine has.
+    """
+    cpus, gpus = available_cores(), torch.cuda.device_count()
+    asked = [("cpus", config.resources.cpus, cpus), ("gpus", config.resources.gpus, gpus)]
+    if config.ray_address is None:
+        for name, wanted, there in asked:
+            if wanted > there:
+                raise ConfigError(f"resources.{name} = {wanted:g}: this machine has {there}")
+    fit = min((int(there / wanted) for _, wanted, there in asked if wanted > 0), default=cpus)
+    return min(fit, config.slots or fit, config.trials)
+
+
+def _check_mlflow(config: SweepConfig) -> str:
+    uri = resolve_uri(config.mlflow_uri, config.folder.parent)
+    config.folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        make_projector(config).check()
+    except TrackingUnavailable as error:
+        return f"AWAY: {error}; the sweep would run and MLflow catch up later"
+    return f"{redact(uri)} answers"
+
+
+def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list[str]:
+    epochs = config.train.optim.epochs
+    trial = epochs * (faces / speed.images_per_second + speed.validation_seconds)
+    rounds = math.ceil(config.trials / slots)
+    kept = min(config.keep, config.trials)
+    disk = slots * speed.state_bytes + (kept + slots) * speed.state_bytes // 3
+    lines = [
+        f"  a trial    {format_seconds(trial)} for {epochs} epochs",
+        f"  the sweep  at most {format_seconds(trial * rounds)} (no trial stopped early), "
+        f"{_gigabytes(disk)} of disk (the weights of {kept} trials are kept)",
+    ]
+    if config.hours and trial * rounds > config.hours * 3600:
+        lines.append(f"  budget     {format_seconds(config.hours * 3600)} may end it before {config.trials} trials")
+    return lines
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,310 @@
+"""The half of the MLflow projection that knows no MLflow: what each run should look like, and how far the log was sent.
+
+`fold` turns a stretch of the event log into one `RunUpdate` a run, so that a batch costs a few calls a run however many
+reports it holds. `Progress` is the cache beside the log; it may be deleted at any time. `BackgroundWriter` is the
+thread that keeps projecting. `sweep.tracking` does the sending.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from sweep.events import Event, EventKind, read_events
+
+logger = logging.getLogger(__name__)
+
+PARENT = "parent"  # the key of the sweep's own run; a trial's key is its number as text
+CHECKPOINT_FOLDER = "checkpoint"
+RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
+_MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some servers
+
+
+class TrackingUnavailable(Exception):
+    """MLflow cannot be reached or cannot answer now; what was sent until then is kept. The message holds no secret."""
+
+
+def redact(text: str) -> str:
+    """The text with every password in it, as in scheme://user:password@host or ?password=..., replaced by ***."""
+    text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
+    return re.sub(r"(password=)[^&\s'\"]+", r"\1***", text)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file to show with a run: a local path, or a text with the name it gets; `folder` is the place in the run."""
+
+    path: str | None = None
+    name: str = ""
+    text: str = ""
+    folder: str | None = None
+
+
+@dataclass
+class RunUpdate:
+    """What a stretch of the log says about one run. `metrics` holds (key, value, milliseconds, step)."""
+
+    started: int | None = None  # milliseconds, as all times here
+    name: str | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    status: str | None = None
+    ended: int | None = None
+    artifacts: list[Artifact] = field(default_factory=list)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"optim": {"lr": 0.001}} -> {"optim.lr": "0.001"}; lists and empty sections as JSON."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            text = json.dumps(value) if isinstance(value, (list, tuple, Mapping)) else str(value)
+            flat[f"{prefix}{key}"] = text[:_MAX_PARAM]
+    return flat
+
+
+def trial_name(trial: int, params: Mapping[str, Any]) -> str:
+    """As in "7 star_weight=1.2 lr=0.001": the last part of each name, numbers with three digits."""
+    shown = {key.rpartition(".")[2]: f"{v:.3g}" if isinstance(v, float) else str(v) for key, v in params.items()}
+    return " ".join([str(trial), *(f"{key}={value}" for key, value in shown.items())])
+
+
+def fold(
+    events: Iterable[Event], best_of: Callable[[int], tuple[dict[str, Any], float | None]]
+) -> dict[str, RunUpdate]:
+    """One update a run that is mentioned, the parent first; of several states of a run the last one counts.
+
+    `best_of` gives the searched parameters and the best NME of a trial, which may lie before this stretch of the log.
+    """
+    updates: dict[str, RunUpdate] = {PARENT: RunUpdate()}
+    for event in events:
+        update = updates.setdefault(PARENT if event.trial is None else str(event.trial), RunUpdate())
+        if event.kind is EventKind.REPORT:
+            when, step = _ms(event.time), int(event.data["step"])
+            update.metrics += [(key, float(v), when, step) for key, v in event.data["metrics"].items() if v is not None]
+        elif event.kind is EventKind.SWEEP_STARTED:
+            _start_sweep(update, event)
+        elif event.kind is EventKind.TRIAL_STARTED:
+            _start_trial(update, event)
+        elif event.kind is EventKind.SWEEP_ENDED:
+            _end_sweep(updates, event, best_of)
+        else:
+            _end_trial(update, event)
+    return updates
+
+
+def _start_sweep(update: RunUpdate, event: Event) -> None:
+    data = event.data
+    update.started, update.name = update.started or _ms(event.time), str(data["name"])
+    update.tags |= {str(key): str(value)[:_MAX_TAG] for key, value in data["tags"].items()}
+    update.status, update.ended = "RUNNING", None
+    update.artifacts.append(Artifact(name="sweep.yaml", text=yaml.safe_dump(data["config"], sort_keys=False)))
+
+
+def _end_sweep(
+    updates: dict[str, RunUpdate], event: Event, best_of: Callable[[int], tuple[dict[str, Any], float | None]]
+) -> None:
+    data, update = event.data, updates[PARENT]
+    update.status, update.ended = str(data["state"]), _ms(event.time)
+    update.tags["mlflow.note.content"] = str(data["summary"])[:_MAX_TAG]
+    update.artifacts += [Artifact(path=str(path)) for path in data["artifacts"]]
+    for trial, paths in data.get("trial_artifacts", {}).items():
+        artifacts = [Artifact(path=str(path), folder=CHECKPOINT_FOLDER) for path in paths]
+        updates.setdefault(str(trial), RunUpdate()).artifacts += artifacts
+    if data["best_trial"] is not None:
+        # Tags, not params: another trial may be the best after the sweep is continued, and params cannot change.
+        params, best_nme = best_of(data["best_trial"])
+        update.tags |= {f"best.{key}": str(value) for key, value in params.items()}
+        update.tags["best.trial"] = str(data["best_trial"])
+        if best_nme is not None:
+            update.metrics.append(("best_nme", best_nme, _ms(event.time), 0))
+
+
+def _start_trial(update: RunUpdate, event: Event) -> None:
+    data = event.data
+    assert event.trial is not None
+    update.started, update.name = update.started or _ms(event.time), trial_name(event.trial, data["params"])
+    update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
+    update.tags["starsweep.state"] = "RUNNING"
+    if data.get("attempt") is not None:
+        update.tags["starsweep.attempt"] = str(data["attempt"])
+    update.status, update.ended = "RUNNING", None
+    update.artifacts.append(Artifact(name="config.yaml", text=yaml.safe_dump(data["config"], sort_keys=False)))
+
+
+def _end_trial(update: RunUpdate, event: Event) -> None:
+    state = str(event.data["state"]) if event.kind is EventKind.TRIAL_ENDED else "INTERRUPTED"
+    update.tags["starsweep.state"] = state
+    if event.data.get("reason"):
+        update.tags["starsweep.reason"] = str(event.data["reason"])[:_MAX_TAG]
+    update.status, update.ended = RUN_STATUS.get(state, "KILLED"), _ms(event.time)
+    update.artifacts += [Artifact(path=str(path)) for path in event.data.get("artifacts", [])]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def identify(log_path: Path) -> tuple[str, str]:
+    """A sweep's id, the same for as long as its log lives and never that of another sweep, and its name.
+
+    Both are empty while nothing is logged. A name alone would not do: a sweep that is deleted and begun again under the
+    same name must not end up in the old runs.
+
+    Raises:
+        ValueError: The log does not begin with the start of the sweep.
+    """
+    if not log_path.exists():
+        return "", ""
+    for event, end in read_events(log_path):
+        if event.kind is not EventKind.SWEEP_STARTED:
+            raise ValueError(f"{log_path}: must begin with sweep_started, but begins with {event.kind}")
+        with log_path.open("rb") as file:
+            return hashlib.sha256(file.read(end)).hexdigest()[:16], str(event.data["name"])
+    return "", ""
+
+
+def best_facts(log_path: Path, trial: int) -> tuple[dict[str, Any], float | None]:
+    """The searched parameters and the best NME of a trial, from the whole log."""
+    params: dict[str, Any] = {}
+    best_nme: float | None = None
+    for event, _ in read_events(log_path):
+        if event.trial == trial:
+            params = dict(event.data.get("params", params))
+            best_nme = event.data.get("best_nme", best_nme)
+    return params, best_nme
+
+
+@dataclass
+class Progress:
+    """How far the log was sent, and where to. Only a cache: everything in it can be found again on the server.
+
+    Attributes:
+        tracking_uri: Without its password.
+        sweep_id: The log that `offset` belongs to.
+        trials: Run id of each trial by its number as text.
+        offset: Bytes of the log that are sent.
+        waiting: Artifacts that are not uploaded yet, as (key of the run, artifact).
+    """
+
+    tracking_uri: str = ""
+    sweep_id: str = ""
+    experiment_id: str = ""
+    parent: str = ""
+    trials: dict[str, str] = field(default_factory=dict)
+    offset: int = 0
+    waiting: list[tuple[str, Artifact]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> Progress:
+        """What was saved; a fresh one when there is none or it cannot be read."""
+        try:
+            saved = json.loads(path.read_text())
+            waiting = [(str(key), Artifact(**artifact)) for key, artifact in saved.pop("waiting")]
+            return cls(**{f.name: saved[f.name] for f in fields(cls) if f.name != "waiting"}, waiting=waiting)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+    def save(self, path: Path) -> None:
+        """Replaces the file in one step."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(self), indent=1))
+        temporary.replace(path)
+
+
+class Source(Protocol):
+    """What the writer needs of a `sweep.tracking.Projector`."""
+
+    def catch_up(self) -> int: ...
+
+    @property
+    def lag(self) -> int: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+
+class BackgroundWriter:
+    """A daemon thread that keeps MLflow in step with the event log and never troubles the driver.
+
+    It projects about once a second when woken, tries again after 1, 2, 4 ... `longest_pause` seconds when MLflow is
+    away, and logs one warning an outage.
+    """
+
+    def __init__(self, projector: Source, interval: float = 1.0, longest_pause: float = 30.0) -> None:
+        self.last_error: Exception | None = None  # of the last attempt; None when it went well
+        self._projector, self._interval, self._longest_pause = projector, interval, longest_pause
+        self._woken, self._closing = threading.Event(), threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
+
+    @property
+    def lag(self) -> int:
+        """Events in the log that MLflow has not got yet."""
+        return self._projector.lag
+
+    def start(self) -> None:
+        """Starts the thread; what an earlier driver left unsent goes first."""
+        self._woken.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tells that the log has grown; returns at once."""
+        self._woken.set()
+
+    def close(self, timeout_seconds: float) -> bool:
+        """Sends the rest, trying for at most the given time; True when MLflow has everything."""
+        self._deadline = time.monotonic() + timeout_seconds
+        self._closing.set()
+        self._woken.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        return not self._thread.is_alive() and self._projector.finished
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing.is_set()
+            if not closing and self._woken.wait(2 * self._interval):
+                self._woken.clear()
+            self._attempt()
+            failures = 0 if self.last_error is None else failures + 1
+            if closing:
+                left = self._deadline - time.monotonic()
+                if not failures or left <= 0:
+                    return
+                time.sleep(min(self._interval, left))
+            else:
+                # Also the limit of one batch an interval; close() cuts it short.
+                self._closing.wait(min(self._interval * 2 ** max(0, failures - 1), self._longest_pause))
+
+    def _attempt(self) -> None:
+        before = self.last_error
+        try:
+            sent = self._projector.catch_up()
+        except Exception as error:  # a fault of the display must not end the training
+            self.last_error = error
+            if isinstance(error, TrackingUnavailable):
+                if not isinstance(before, TrackingUnavailable):
+                    logger.warning("%s; the sweep goes on, MLflow catches up later", error)
+            elif type(before) is not type(error):
+                logger.error("MLflow could not be updated, trying again:\n%s", redact(traceback.format_exc()))
+        else:
+            self.last_error = None
+            if before is not None:
+                logger.info("MLflow is back, %d events sent", sent)

@@ -1,0 +1,255 @@
+"""One call of a sweep from start to end: opens study, log and MLflow, runs what is left, closes truthfully."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.logging import RichHandler
+
+from sweep import leaderboard
+from sweep.config import SweepConfig
+from sweep.console import Board, results_table
+from sweep.events import Event, EventKind, EventLog
+from sweep.ledger import Ledger
+from sweep.provenance import provenance
+from sweep.report import render
+from sweep.stop import StopRequest
+from sweep.study import Study, StudyMismatchError
+from sweep.tracking import BackgroundWriter, Projector, redact, resolve_uri
+from trainer.settings import ConfigError
+
+EVENTS_FILE, MLFLOW_STATE_FILE = "events.jsonl", "mlflow.json"
+_CLOSING_SECONDS = 30.0  # how long the end of a sweep waits for MLflow
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
+    """Runs a sweep, or goes on with the one of this name.
+
+    Args:
+        config: the sweep, with absolute paths (see `load_sweep`).
+        console: where to show it.
+        command: what the user typed, to be repeated for going on.
+
+    Returns:
+        The exit code: 0 done, 130 interrupted.
+
+    Raises:
+        ConfigError: the sweep is running already, exists with other settings, or a trial asks for too much.
+        DataError: faces are missing or faulty.
+    """
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(config.folder / ".lock").acquire(timeout=0))
+            study = _open_study(config)
+        except Timeout:
+            raise ConfigError(f"name = {config.name!r}: this sweep is running already, in {config.folder}") from None
+        except StudyMismatchError as error:
+            raise ConfigError(str(error)) from None
+        stack.enter_context(_logging(config.folder / "sweep.log", console))
+        config.dump(config.folder / "sweep.yaml")
+        log = stack.enter_context(EventLog(config.folder / EVENTS_FILE))
+        log.append(_sweep_started(config, command))
+        writer = BackgroundWriter(make_projector(config))
+        writer.start()
+        ledger = Ledger(config, study, log)
+        stop = StopRequest()
+        state = "FAILED"
+        try:
+            if not ledger.exhausted:
+                _run_trials(config, ledger, stop, writer, console)
+            state = "KILLED" if stop.by_user else "FINISHED"
+        finally:
+            _tidy(config, ledger)
+            log.append(_sweep_ended(config, ledger, state))
+            sent = writer.close(_CLOSING_SECONDS)
+        _conclude(config, ledger, console, command, sent, stop)
+        return 130 if stop.by_user else 0
+
+
+def make_projector(config: SweepConfig) -> Projector:
+    """The projection of a sweep's event log into its MLflow store."""
+    output = config.folder.parent
+    uri = resolve_uri(config.mlflow_uri, output)
+    return Projector(
+        config.folder / EVENTS_FILE,
+        uri,
+        config.mlflow_experiment,
+        config.folder / MLFLOW_STATE_FILE,
+        output / "mlartifacts",
+        render,
+    )
+
+
+def _run_trials(
+    config: SweepConfig, ledger: Ledger, stop: StopRequest, writer: BackgroundWriter, console: Console
+) -> None:
+    with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
+        preparation = _Preparation(config)
+        from sweep import executor  # imports ray, while the faces are prepared
+
+        session = executor.ray_session(config)
+        session.__enter__()
+    try:
+        slots = executor.count_slots(config)
+        preparation.result()
+        board = Board(config, lambda: ledger.records, slots, lambda: writer.lag, console)
+
+        def heed(event: Event) -> None:
+            writer.wake()
+            if event.kind is EventKind.TRIAL_ENDED:
+                _tidy(config, ledger)
+            board.take(event)
+
+        ledger.listen(heed)
+        with _signals(stop), board:
+            executor.execute(config, ledger, slots, stop)
+            if stop:
+                ledger.interrupt()
+    finally:
+        session.__exit__(None, None, None)
+
+
+class _Preparation:
+    """Builds the crop cache of the base config in the background, so that no trial has to."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._data = config.train.data
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="crops", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        from trainer.crops import load_split
+
+        try:
+            for split in ("train", "val"):
+                load_split(self._data, split)
+        except Exception as error:
+            self._error = error
+
+    def result(self) -> None:
+        """Waits until the crops are there; raises what building them raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _open_study(config: SweepConfig) -> Study:
+    url = config.study or f"sqlite:///{config.folder / 'study.db'}"
+    return Study.open(url, config.name, config.dimensions, config.sampler, config.seed, config.decisive(), config.known)
+
+
+def _tidy(config: SweepConfig, ledger: Ledger) -> None:
+    """Brings leaderboard and best.yaml up to date and frees the disk of what no one will load again."""
+    records = ledger.records
+    leaderboard.write_results(config, records)
+    kept = leaderboard.kept_trials(config, records)
+    for record in records:
+        if record.state.finished:
+            folder = config.trial_folder(record.number)
+            (folder / "last.pt").unlink(missing_ok=True)
+            if record.number not in kept:
+                (folder / "best.pt").unlink(missing_ok=True)
+
+
+def _sweep_started(config: SweepConfig, command: str) -> Event:
+    tags = provenance() | {
+        "command": redact(command),
+        "sampler": f"{config.sampler.name}, {config.sampler.startup_trials} random trials first, seed {config.seed}",
+        "pruner": f"{config.pruner.name} from epoch {config.pruner.min_epochs}, 1 in {config.pruner.reduction} goes on",
+        "config.hash": config.train.identity(),
+        "threads": str(config.train.run.threads),
+    }
+    return Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": tags, "config": config.tree()})
+
+
+def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
+    records = ledger.records
+    winner = leaderboard.best(records)
+    files = [leaderboard.LEADERBOARD_FILE] + ([leaderboard.BEST_FILE] if winner else [])
+    data = {
+        "state": state,
+        "summary": leaderboard.markdown(records),
+        "best_trial": winner.number if winner else None,
+        "artifacts": [str(config.folder / name) for name in files],
+        "trial_artifacts": {str(winner.number): [str(config.trial_folder(winner.number) / "best.pt")]}
+        if winner
+        else {},
+    }
+    return Event(EventKind.SWEEP_ENDED, None, data)
+
+
+def _conclude(
+    config: SweepConfig, ledger: Ledger, console: Console, command: str, sent: bool, stop: StopRequest
+) -> None:
+    """Prints the leaderboard and what can be done next."""
+    records = ledger.records
+    ranked = leaderboard.rank(records)
+    console.print(results_table(config, ranked[:10], title=f"sweep {config.name}: best {min(10, len(ranked))}"))
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(leaderboard.summary_line(records))
+    folder = os.path.relpath(config.folder)
+    uri = resolve_uri(config.mlflow_uri, config.folder.parent)
+    say(f"everything lies in {folder} (leaderboard.csv, best.yaml, events.jsonl, trials)")
+    if uri.startswith("http"):
+        say(f"compare in MLflow:  {redact(uri)}, experiment {config.mlflow_experiment}")
+    else:
+        say(f"compare in MLflow:  mlflow ui --backend-store-uri {redact(uri)}   and open http://127.0.0.1:5000")
+    if not sent:
+        say(f"MLflow has not got everything; send the rest:  python -m sweep.sync {folder}")
+    if leaderboard.best(records):
+        say(f"rerun the best:     python -m trainer.train {folder}/{leaderboard.BEST_FILE}")
+    if stop:
+        say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")
+
+
+@contextlib.contextmanager
+def _signals(stop: StopRequest) -> Iterator[None]:
+    """The first signal asks to stop, the second ends the process at once; both leave a sweep that can go on."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.by_user:
+            os._exit(130)
+        stop.by_user = True
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _logging(path: Path, console: Console) -> Iterator[None]:
+    """Everything into the sweep's log file, warnings on the console too."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    shown = RichHandler(level=logging.WARNING, console=console, show_path=False, show_time=False)
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.INFO)
+    for handler in (file, shown):
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        for handler in (file, shown):
+            root.removeHandler(handler)
+        file.close()

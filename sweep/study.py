@@ -1,0 +1,236 @@
+"""The study: the truth about trials, in a database. The only place that knows Optuna.
+
+Only the driver process touches it. Learning curves are kept in memory besides, so that a report costs one write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.config import SamplerConfig, differences
+from sweep.space import Dimension, Params
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+logger = logging.getLogger(__name__)
+
+_DECISIVE, _STATE, _REASON, _SECONDS = "decisive", "state", "reason", "seconds"
+
+
+class State(StrEnum):
+    """State of a trial. DIVERGED is told to Optuna as pruned, so that the sampler learns from it."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    DIVERGED = "DIVERGED"
+    FAILED = "FAILED"
+
+    @property
+    def finished(self) -> bool:
+        return self is not State.RUNNING
+
+
+_TOLD = {
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.DIVERGED: TrialState.PRUNED,
+    State.FAILED: TrialState.FAIL,
+}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What the study knows of one trial. `curve` is epoch -> best validation NME so far, a fraction."""
+
+    number: int
+    params: Params
+    state: State
+    curve: Mapping[int, float] = field(default_factory=dict)
+    reason: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def best_nme(self) -> float | None:
+        return self.curve[max(self.curve)] if self.curve else None
+
+    @property
+    def epochs(self) -> int:
+        return max(self.curve, default=0)
+
+
+class StudyMismatchError(ValueError):
+    """A sweep of this name exists with another space or base config."""
+
+
+class Study:
+    """Suggests, records and remembers trials.
+
+    Suggestions depend on the seed, the trial's number and what the study holds at that time, not on how often the
+    driver was restarted.
+    """
+
+    def __init__(self, study: optuna.Study, space: tuple[Dimension, ...], sampler: SamplerConfig, seed: int) -> None:
+        self._study, self._sampler, self._seed = study, sampler, seed
+        self._distributions = {d.key: _distribution(d) for d in space}
+        self._live = {t.number: self._adopt(t) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+        self._records = {t.number: _record(t) for t in study.get_trials(states=_STARTED)}
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        name: str,
+        space: tuple[Dimension, ...],
+        sampler: SamplerConfig,
+        seed: int,
+        decisive: Mapping[str, Any],
+        known: list[Params],
+    ) -> Study:
+        """Creates the study, or opens the one of this name.
+
+        Raises:
+            StudyMismatchError: the study was made with another space, base config, sampler, pruner or seed.
+        """
+        study = optuna.create_study(
+            storage=_storage(url),
+            study_name=name,
+            direction="minimize",
+            load_if_exists=True,
+            pruner=optuna.pruners.NopPruner(),
+            sampler=_build_sampler(sampler, seed),
+        )
+        old = study.user_attrs.get(_DECISIVE)
+        new = json.loads(json.dumps(decisive))
+        if old is None:
+            for params in known:
+                study.enqueue_trial(params, skip_if_exists=True)
+            study.set_user_attr(_DECISIVE, new)
+        elif old != new:
+            lines = "\n  ".join(differences(old, new))
+            raise StudyMismatchError(
+                f"sweep {name!r} exists with other settings:\n  {lines}\n"
+                "go on with the old ones, or give this sweep a name of its own: --name NEW"
+            )
+        return cls(study, space, sampler, seed)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials that were ever started, by number."""
+        return [self._records[number] for number in sorted(self._records)]
+
+    @property
+    def curves(self) -> dict[int, Mapping[int, float]]:
+        """Learning curves of all trials that have reported."""
+        return {r.number: r.curve for r in self._records.values() if r.curve}
+
+    def record(self, number: int) -> TrialRecord:
+        return self._records[number]
+
+    def ask(self) -> TrialRecord:
+        """Starts the next trial: a known configuration if one waits, else what the sampler suggests."""
+        number = len(self._study.get_trials(deepcopy=False, states=_STARTED))
+        self._study.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, number))
+        trial = self._study.ask(self._distributions)
+        self._live[trial.number] = trial
+        record = TrialRecord(trial.number, dict(trial.params), State.RUNNING)
+        self._records[trial.number] = record
+        return record
+
+    def report(self, number: int, epoch: int, nme: float) -> bool:
+        """Notes the best validation NME after an epoch; False if that epoch was noted before and nothing changes."""
+        record = self._records[number]
+        if epoch in record.curve or record.state.finished:
+            return False
+        self._live[number].report(nme, epoch)
+        self._change(number, curve={**record.curve, epoch: nme})
+        return True
+
+    def tell(self, number: int, state: State, *, seconds: float, reason: str | None = None) -> None:
+        """Ends a trial for good."""
+        record = self._records[number]
+        trial = self._live.pop(number)
+        trial.set_user_attr(_STATE, state.value)
+        trial.set_user_attr(_SECONDS, round(seconds, 3))
+        if reason is not None:
+            trial.set_user_attr(_REASON, reason)
+        if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
+            raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
+        value = record.best_nme if state is State.COMPLETE else None
+        self._study.tell(trial, value, state=_TOLD[state])
+        self._change(number, state=state, reason=reason, seconds=seconds)
+
+    def _adopt(self, frozen: FrozenTrial) -> optuna.Trial:
+        """Takes over a trial of a dead driver, with the parameters that it may not have lived to draw."""
+        self._study.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, frozen.number))
+        trial = optuna.trial.Trial(self._study, frozen._trial_id)
+        for key, distribution in self._distributions.items():
+            trial._suggest(key, distribution)
+        return trial
+
+    def _change(self, number: int, **changes: Any) -> None:
+        self._records[number] = TrialRecord(**{**vars(self._records[number]), **changes})
+
+
+_STARTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    """SQLite waits a minute for another process's lock; a server's dropped connections are noticed before use."""
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": 60}
+    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+
+
+def _build_sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
+    if config.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if config.name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
+    if config.name == "cmaes":
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=config.startup_trials)
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=config.startup_trials, multivariate=True, constant_liar=True
+    )
+
+
+def _distribution(d: Dimension) -> BaseDistribution:
+    if d.kind == "choice":
+        return CategoricalDistribution(d.choices)
+    if d.kind in ("int", "log_int"):
+        return IntDistribution(int(d.low), int(d.high), log=d.kind == "log_int")
+    return FloatDistribution(d.low, d.high, log=d.kind == "log_uniform")
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    state = State(trial.user_attrs.get(_STATE, State.RUNNING)) if trial.state.is_finished() else State.RUNNING
+    return TrialRecord(
+        trial.number,
+        dict(trial.params),
+        state,
+        dict(sorted(trial.intermediate_values.items())),
+        trial.user_attrs.get(_REASON),
+        trial.user_attrs.get(_SECONDS, 0.0),
+    )

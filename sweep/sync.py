@@ -1,0 +1,44 @@
+"""python -m sweep.sync SWEEP_FOLDER: sends to MLflow what a sweep could not send while the server was away."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweep.config import load_sweep
+from sweep.session import EVENTS_FILE, make_projector
+from sweep.tracking import TrackingUnavailable
+from trainer.settings import ArgumentParser, ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 all sent, 1 MLflow is away, 2 bad input."""
+    parser = ArgumentParser(prog="python -m sweep.sync", description=__doc__)
+    parser.add_argument("sweep", metavar="NAME", help="name of a sweep in the output folder, or its folder")
+    parser.add_argument("--output", metavar="DIR", default="outputs", help="folder of the sweeps [default: outputs]")
+    parser.add_argument("--mlflow_uri", metavar="URI", help="MLflow store, if not the one that the sweep was run with")
+    arguments = parser.parse(argv)
+    try:
+        folder = _find(arguments.sweep, Path(arguments.output))
+        overrides = {"mlflow_uri": arguments.mlflow_uri} if arguments.mlflow_uri else {}
+        config = load_sweep(folder / "sweep.yaml", {**overrides, "output": str(folder.parent), "name": folder.name})
+        sent = make_projector(config).catch_up()
+    except (ConfigError, ValueError) as error:
+        parser.error(str(error))
+    except TrackingUnavailable as error:
+        print(f"{error}; try again later", file=sys.stderr)
+        return 1
+    print(f"{sent} events sent; MLflow has all of sweep {config.name}")
+    return 0
+
+
+def _find(name: str, output: Path) -> Path:
+    for folder in (output / name, Path(name)):
+        if (folder / EVENTS_FILE).exists():
+            return folder.resolve()
+    raise ConfigError(f"{name}: no sweep of this name in {output}, nor a folder with {EVENTS_FILE}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Train and evaluate one face-landmark configuration; knows nothing of sweeps."""

@@ -1,0 +1,248 @@
+"""The one table of faces: which picture, which landmarks, which box; and how it is split and checked.
+
+Validation faces come from a list of their own or are cut from the training list by group (picture or person), so that
+no group is on both sides. The test list is read for the test split alone.
+
+Legend: N faces, K landmarks. Pixels follow `trainer.coords`: the centre of the top left pixel is (0, 0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from trainer.readers import READERS, DataError, Face
+from trainer.synthetic import SyntheticFace, draw_face
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.config import DataConfig
+    from trainer.landmarks import Layout
+
+__all__ = ["DataError", "Faces", "Split", "draw", "read_split", "synthetic_indices"]
+
+Split = Literal["train", "val", "test"]
+
+_WFLW_LISTS: Final = "WFLW_annotations/list_98pt_rect_attr_train_test"
+_DEFAULT_LISTS: Final[dict[str, dict[Split, str]]] = {
+    "wflw": {
+        "train": f"{_WFLW_LISTS}/list_98pt_rect_attr_train.txt",
+        "test": f"{_WFLW_LISTS}/list_98pt_rect_attr_test.txt",
+    },
+    "w300": {"train": "train.txt", "test": "test.txt"},
+    "coco": {"train": "train.json", "test": "test.json"},
+}
+_PICTURES: Final[dict[str, tuple[str, ...]]] = {
+    "wflw": ("WFLW_images/0--Parade/NAME.jpg ... (pictures, as named in the lists)",),
+    "w300": ("FOLDER/NAME.jpg ... (pictures, as named in the lists)", "FOLDER/NAME.pts ... (landmarks of each)"),
+    "coco": ("images/NAME.jpg ... (pictures, as file_name says)",),
+}
+_SYNTHETIC_FACES: Final[dict[Split, int]] = {"train": 1600, "val": 200, "test": 300}
+_SYNTHETIC_OFFSETS: Final[dict[Split, int]] = {"train": 0, "val": 10_000_000, "test": 20_000_000}
+_PERSON: Final = re.compile(r"[A-Za-z]+\d+_\d+")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A table of N faces.
+
+    Attributes:
+        layout: meaning of the landmarks.
+        pictures: absolute path of each face's picture, or 'synthetic:SEED:INDEX'.
+        landmarks: (N, K, 2) picture pixels, NaN where missing.
+        boxes: (N, 4) x_min, y_min, x_max, y_max.
+        attributes: (N, 6) in the order of `trainer.synthetic.ATTRIBUTES`; None where the data set has none.
+        groups: picture or person of each face: what a split must not cut.
+        origins: where each face is listed, 'file:line', for messages.
+        skipped: messages of the faces left out under data.skip_bad.
+    """
+
+    layout: Layout
+    pictures: tuple[str, ...]
+    landmarks: NDArray[np.float64]
+    boxes: NDArray[np.float64]
+    attributes: NDArray[np.bool_] | None
+    groups: tuple[str, ...]
+    origins: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """(N, K): which landmarks are there."""
+        return np.asarray(np.isfinite(self.landmarks).all(axis=2))
+
+    def take(self, indices: Sequence[int] | NDArray[np.integer]) -> Faces:
+        """Returns the faces at `indices`, in that order; the messages of skipped faces stay."""
+        rows = [int(index) for index in indices]
+        return Faces(
+            self.layout,
+            tuple(self.pictures[row] for row in rows),
+            self.landmarks[rows],
+            self.boxes[rows],
+            None if self.attributes is None else self.attributes[rows],
+            tuple(self.groups[row] for row in rows),
+            tuple(self.origins[row] for row in rows),
+            self.skipped,
+        )
+
+
+def read_split(config: DataConfig, split: Split) -> Faces:
+    """Reads the faces of one split, in the order of their list.
+
+    A limit such as data.train_faces keeps a random subset (data.split_seed). Where validation is cut from the training
+    list, messages of skipped faces belong to the training split.
+
+    Raises:
+        DataError: a missing file, a faulty face (unless data.skip_bad), no face left, or fewer than a limit asks for.
+    """
+    if config.kind == "synthetic":
+        return _read_synthetic(config, split)
+    cut = config.val_list is None and split != "test"
+    faces = _read_list(config, _list_path(config, "train" if cut else split))
+    if cut:
+        faces = faces.take(_cut(faces.groups, config, split))
+        faces = faces if split == "train" else replace(faces, skipped=())
+    return _limit(faces, config, split)
+
+
+def synthetic_indices(config: DataConfig, split: Split) -> range:
+    """Indices of the procedural faces of a split; no index is in two splits."""
+    count = _wanted(config, split) or _SYNTHETIC_FACES[split]
+    start = _SYNTHETIC_OFFSETS[split]
+    return range(start, start + count)
+
+
+def draw(config: DataConfig, index: int) -> SyntheticFace:
+    """Draws a procedural face so large that its crop of data.image_size is about as fine as the drawing."""
+    return draw_face(config.synthetic_seed, index, size=config.image_size * 5 // 4)
+
+
+def _wanted(config: DataConfig, split: Split) -> int | None:
+    return {"train": config.train_faces, "val": config.val_faces, "test": config.test_faces}[split]
+
+
+def _read_synthetic(config: DataConfig, split: Split) -> Faces:
+    indices = synthetic_indices(config, split)
+    drawn = [draw(config, index) for index in indices]
+    names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
+    return Faces(
+        config.landmarks,
+        names,
+        np.stack([face.landmarks for face in drawn]),
+        np.stack([face.box for face in drawn]),
+        np.stack([face.attributes for face in drawn]),
+        groups=names,
+        origins=names,
+    )
+
+
+def _list_path(config: DataConfig, split: Split) -> Path:
+    """Path of a split's list; a DataError showing the expected tree where it or its root is missing."""
+    root = Path(config.root or "").expanduser()
+    lists: dict[Split, str | None] = {"train": config.train_list, "val": config.val_list, "test": config.test_list}
+    names = {part: name or _DEFAULT_LISTS[config.kind].get(part) for part, name in lists.items()}
+    path = root / str(names[split])
+    pictures = root / "WFLW_images"
+    if not root.is_dir():
+        missing = f"there is no folder {root}"
+    elif not path.is_file():
+        missing = f"there is no file {path}"
+    elif config.kind == "wflw" and not pictures.is_dir():
+        missing = f"there is no folder {pictures}"
+    else:
+        return path
+    tree = "".join(f"\n    {name}" for name in (*filter(None, names.values()), *_PICTURES[config.kind]))
+    raise DataError(f"data.root = {config.root!r}: {missing}; data.kind {config.kind} expects\n  {root}/{tree}")
+
+
+def _read_list(config: DataConfig, path: Path) -> Faces:
+    layout = config.landmarks
+    faces: list[Face] = []
+    origins: list[str] = []
+    skipped: list[str] = []
+    for origin, parse in READERS[config.kind](Path(config.root or "").expanduser(), path, layout.count):
+        try:
+            face = parse()
+            _check(face, layout)
+        except ValueError as error:
+            if not config.skip_bad:
+                raise DataError(f"{origin}: {error}") from None
+            skipped.append(f"{origin}: {error}")
+        else:
+            faces.append(face)
+            origins.append(origin)
+    if not faces:
+        left = f" but {len(skipped)} faulty ones, such as {skipped[0]}" if skipped else ""
+        raise DataError(f"{path}: holds no face{left}")
+    attributes = [face.attributes for face in faces if face.attributes is not None]
+    pictures = tuple(face.picture for face in faces)
+    return Faces(
+        layout,
+        pictures,
+        np.stack([face.landmarks for face in faces]),
+        np.stack([face.box for face in faces]),
+        np.stack(attributes) if attributes else None,
+        _persons(pictures) if config.kind == "w300" else pictures,
+        tuple(origins),
+        tuple(skipped),
+    )
+
+
+def _check(face: Face, layout: Layout) -> None:
+    """Raises ValueError for a box or landmarks that cannot be right, or from which no NME could be computed."""
+    x0, y0, x1, y1 = (float(value) for value in face.box)
+    if not np.isfinite(face.box).all() or x1 <= x0 or y1 <= y0:
+        raise ValueError(f"box must have x_min < x_max and y_min < y_max, but is {x0:g} {y0:g} {x1:g} {y1:g}")
+    away = np.maximum(face.box[:2] - face.landmarks, face.landmarks - face.box[2:]).max(axis=1)  # (K,), NaN: missing
+    side = max(x1 - x0, y1 - y0)
+    if (away > side).any():
+        index = int(np.nanargmax(away))
+        raise ValueError(
+            f"landmark {index} (from 0) at {face.landmarks[index].tolist()} lies more than one box size ({side:g}) "
+            f"outside the box {x0:g} {y0:g} {x1:g} {y1:g}"
+        )
+    if layout.nme_points:
+        a, b = layout.nme_points
+        if not np.linalg.norm(face.landmarks[a] - face.landmarks[b]) > 0:
+            raise ValueError(f"landmarks {a} and {b}, whose distance normalises the NME, must be there and apart")
+
+
+def _persons(pictures: Sequence[str]) -> tuple[str, ...]:
+    """Groups by person where every name is like p093_09 (person, then number), else by picture."""
+    stems = [Path(picture).stem for picture in pictures]
+    if all(_PERSON.fullmatch(stem) for stem in stems):
+        return tuple(stem.split("_")[0] for stem in stems)
+    return tuple(pictures)
+
+
+def _cut(groups: Sequence[str], config: DataConfig, split: Split) -> list[int]:
+    """Rows of the training or validation side of the cut."""
+    names = sorted(set(groups))
+    count = max(1, round(config.val_fraction * len(names)))
+    if count >= len(names):
+        raise DataError(
+            f"data.val_fraction = {config.val_fraction}: leaves no training face, the training list has "
+            f"{len(names)} pictures or persons, {count} of them would be cut off (give a data.val_list)"
+        )
+    np.random.default_rng(config.split_seed).shuffle(names)
+    held = set(names[:count])
+    return [row for row, group in enumerate(groups) if (group in held) == (split == "val")]
+
+
+def _limit(faces: Faces, config: DataConfig, split: Split) -> Faces:
+    wanted = _wanted(config, split)
+    if wanted is None:
+        return faces
+    if wanted > len(faces):
+        raise DataError(f"data.{split}_faces = {wanted}: the {split} split has {len(faces)} faces")
+    rows = np.random.default_rng(config.split_seed).choice(len(faces), wanted, replace=False)
+    return faces.take(np.sort(rows))

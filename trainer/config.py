@@ -1,0 +1,239 @@
+"""TrainConfig: everything that decides a training run, typed, frozen, with the defaults written once.
+
+A resolved config (see `resolved`) is written into every run folder and is enough to repeat the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from trainer import settings
+from trainer.landmarks import LAYOUTS, Layout
+from trainer.settings import Section, Tree
+
+LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
+_LAYOUT_OF_KIND: dict[str, LayoutName] = {
+    "synthetic": "wflw98",
+    "wflw": "wflw98",
+    "w300": "w300_68",
+    "coco": "wflw98",
+}
+
+
+def _refuse(section: Section, name: str, prefix: str, reason: str) -> None:
+    """A knob without effect must not look as if it had one."""
+    value, default = getattr(section, name), type(section).model_fields[name].default
+    if value != default:
+        raise ValueError(f"{prefix}.{name} = {value!r}: cannot apply, {reason} (leave it at {default!r})")
+
+
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class AugmentConfig(Section):
+    flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring a face [probability]")
+    rotation: float = Field(20.0, ge=0, le=180, description="rotation, uniform within +- this [degrees]")
+    scale: float = Field(0.2, ge=0, lt=1, description="enlargement, uniform within 1 +- this [fraction]")
+    shift: float = Field(0.05, ge=0, le=0.5, description="shift in x and y, within +- this [fraction of the crop]")
+    colour: float = Field(0.3, ge=0, le=1, description="strength of brightness, contrast and colour changes [fraction]")
+    occlusion: float = Field(0.1, ge=0, le=1, description="probability of a covering patch [probability]")
+    blur: float = Field(0.1, ge=0, le=1, description="probability of a Gaussian blur [probability]")
+
+
+class DataConfig(Section):
+    kind: Literal["synthetic", "wflw", "w300", "coco"] = Field("synthetic", description="reader of the faces")
+    root: str | None = Field(None, description="folder of the data set (none for synthetic) [path]")
+    layout: LayoutName | None = Field(None, description="landmark layout; null: that of the reader (coco: wflw98)")
+    train_list: str | None = Field(None, description="training list under root; null: the reader's usual name [path]")
+    val_list: str | None = Field(None, description="validation list; null: val_fraction is cut from training [path]")
+    test_list: str | None = Field(None, description="list of test faces; null: the reader's usual name [path]")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of training groups cut for validation [fraction]")
+    split_seed: int = Field(0, ge=0, description="seed of that cut and of the *_faces samples [integer]")
+    train_faces: int | None = Field(None, ge=1, description="training faces used; null: all (synthetic: 1600) [faces]")
+    val_faces: int | None = Field(None, ge=1, description="validation faces used; null: all (synthetic: 200) [faces]")
+    test_faces: int | None = Field(None, ge=1, description="test faces used; null: all (synthetic: 300) [faces]")
+    synthetic_seed: int = Field(0, ge=0, description="seed of the procedural faces [integer]")
+    skip_bad: bool = Field(False, description="skip and count faulty faces instead of stopping at the first")
+    image_size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the network's input [pixels]")
+    box_scale: float = Field(1.25, ge=1, le=4, description="enlargement of the face box before cropping [factor]")
+    crop_margin: float = Field(
+        0.25, ge=0, le=2, description="surroundings kept for augmentation [fraction of the crop]"
+    )
+    cache_dir: str | None = Field(None, description="folder of the crop cache; null: the user's cache folder [path]")
+    workers: int = Field(1, ge=0, le=64, description="threads preparing batches; 0: in the training loop [threads]")
+    augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def landmarks(self) -> Layout:
+        return LAYOUTS[self.layout or _LAYOUT_OF_KIND[self.kind]]
+
+    @property
+    def cache_folder(self) -> Path:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(self.cache_dir) if self.cache_dir else Path(home) / "starsweep"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DataConfig:
+        expected = _LAYOUT_OF_KIND[self.kind]
+        if self.kind != "coco" and self.layout not in (None, expected):
+            raise ValueError(f"data.layout = {self.layout!r}: data.kind {self.kind} always has layout {expected}")
+        if self.kind == "synthetic":
+            for name in ("root", "train_list", "val_list", "test_list"):
+                _refuse(self, name, "data", "data.kind synthetic reads no files")
+        elif self.root is None:
+            raise ValueError(f"data.root: data.kind {self.kind} needs the folder of the data set")
+        else:
+            _refuse(self, "synthetic_seed", "data", f"data.kind {self.kind} draws no faces")
+        return self
+
+
+class ModelConfig(Section):
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = Field(
+        "resnet50", description="torchvision ResNet"
+    )
+    pretrained: str = Field("none", description="none | imagenet | path of a state dict of the backbone")
+    head: Literal["pyramid", "deconv", "regression"] = Field(
+        "pyramid", description="pyramid and deconv give heatmaps (pyramid: stride 4), regression gives coordinates"
+    )
+    width: int = Field(128, ge=8, le=1024, description="channels of the pyramid or of each deconvolution [channels]")
+    deconv_layers: int = Field(3, ge=1, le=4, description="number of deconvolutions; 3 give stride 4 [layers]")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        if self.head != "deconv":
+            _refuse(self, "deconv_layers", "model", f"model.head {self.head} has no deconvolutions")
+        if self.head == "regression":
+            _refuse(self, "width", "model", "model.head regression has no head channels")
+        return self
+
+
+class LossConfig(Section):
+    name: Literal["star", "smooth_l1", "wing", "soft_wing"] = Field("star", description="loss of the landmarks")
+    star_weight: float = Field(1.0, ge=0, description="weight of STAR's eigenvalue term (the paper's code: star_w)")
+    distance: Literal["smooth_l1", "l1", "l2", "wing"] = Field("smooth_l1", description="distance inside STAR")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LossConfig:
+        if self.name != "star":
+            for name in ("star_weight", "distance"):
+                _refuse(self, name, "loss", f"loss.name {self.name} has no such term")
+        return self
+
+
+class OptimConfig(Section):
+    name: Literal["adam", "adamw"] = Field("adam", description="optimizer")
+    lr: float = Field(5e-4, gt=0, description="learning rate at the top of the schedule [1]")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay (adam: L2 term, adamw: decoupled) [1]")
+    epochs: int = Field(30, ge=1, description="passes over the training faces [epochs]")
+    batch_size: int = Field(32, ge=1, description="faces a forward pass [faces]")
+    accumulate: int = Field(1, ge=1, description="passes an optimizer step; batch_size x this = global batch [passes]")
+    warmup_steps: int = Field(0, ge=0, description="linear warm-up of the learning rate [optimizer steps]")
+    warmup_from: float = Field(0.001, ge=0, le=1, description="where the warm-up starts [fraction of lr]")
+    schedule: Literal["cosine", "multistep", "constant"] = Field(
+        "cosine", description="learning rate after the warm-up"
+    )
+    milestones: Annotated[tuple[int, ...], Field(strict=False)] = Field(
+        (), description="epochs after which a multistep learning rate is multiplied by gamma [epochs]"
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="factor at a milestone [fraction]")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping [1]")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, evaluated instead; 0: off [1]")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> OptimConfig:
+        if self.schedule != "multistep":
+            for name in ("milestones", "gamma"):
+                _refuse(self, name, "optim", f"optim.schedule {self.schedule} has no milestones")
+        elif list(self.milestones) != sorted(set(self.milestones)) or not all(
+            0 < m < self.epochs for m in self.milestones
+        ):
+            raise ValueError(
+                f"optim.milestones = {list(self.milestones)}: must rise and lie between 1 and "
+                f"optim.epochs - 1 ({self.epochs - 1})"
+            )
+        if self.warmup_steps == 0:
+            _refuse(self, "warmup_from", "optim", "optim.warmup_steps is 0")
+        return self
+
+
+class RunConfig(Section):
+    output: str | None = Field(None, description="run folder; null: runs/<name of the config> [path]")
+    seed: int = Field(0, ge=0, description="seed of initial weights, order of faces and augmentation [integer]")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of the network; null: all, written down at start [threads]",
+    )
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="the network; the loss is always float32")
+    channels_last: bool = Field(True, description="memory layout NHWC, faster on CPUs and tensor cores")
+    flip_test: bool = Field(True, description="evaluate with the mirrored face averaged in")
+    checkpoint_every: int = Field(1, ge=1, description="write the whole state after every so many epochs [epochs]")
+
+
+class TrainConfig(Section):
+    """One training run. Frozen; unknown keys, wrong types and values out of range are errors."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        if self.loss.name == "star" and self.model.head == "regression":
+            raise ValueError(
+                "loss.name = 'star': needs a heatmap, whose spread it weighs; model.head regression gives coordinates "
+                "only (allowed there: smooth_l1, wing, soft_wing)"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: Mapping[str, str] | None = None) -> TrainConfig:
+        """Reads a YAML file (None: defaults) and applies overrides such as {'optim.lr': '3e-4'}.
+
+        Raises:
+            ConfigError: a field that does not fit, with value, what is allowed and the nearest valid key.
+        """
+        return settings.load(cls, path, overrides)
+
+    @classmethod
+    def from_tree(cls, tree: Tree, origin: str = "train config") -> TrainConfig:
+        return settings.build(cls, tree, origin)
+
+    def tree(self) -> Tree:
+        """Returns the plain nested mapping that `from_tree` reads back."""
+        return self.model_dump(mode="json")
+
+    def dump(self, path: str | Path) -> None:
+        settings.write_yaml(self.tree(), path)
+
+    def replace(self, values: Mapping[str, object]) -> TrainConfig:
+        """Returns a copy with fields such as 'optim.lr' set, checked like any other config."""
+        tree = self.tree()
+        for key, value in values.items():
+            settings.set_key(tree, key, value)
+        return self.from_tree(tree)
+
+    def resolved(self) -> TrainConfig:
+        """Returns the config with what depends on the machine written down: the number of threads."""
+        return self if self.run.threads else self.replace({"run.threads": available_cores()})
+
+    def identity(self) -> str:
+        """Hash of all that decides the numbers: everything but the run folder and the place of the cache."""
+        tree = self.tree()
+        tree["run"].pop("output")
+        tree["data"].pop("cache_dir")
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,392 @@
+"""Decode-once crop cache: the crops of a split in one memory-mapped file, shared by every process on a machine.
+
+A crop is a square canvas about the face. Its centre, data.image_size pixels a side, shows the square about the box
+whose side is data.box_scale times the longer side of the box; around it lies a margin for augmentation to move in.
+
+The cache folder's name is a hash of all that decides its content, so a changed list, picture or setting gets a folder
+of its own and nothing is ever updated. A folder is built under a lock, beside its place, and renamed when it is whole.
+
+Legend: N faces, K landmarks, C canvas side, S = data.image_size.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+
+import cv2
+import filelock
+import numpy as np
+
+from trainer import synthetic
+from trainer.annotations import DataError, Split, draw, read_split, synthetic_indices
+from trainer.config import available_cores
+from trainer.coords import crop_matrix, invert, transform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.config import DataConfig
+    from trainer.landmarks import Layout
+
+_LOG = logging.getLogger(__name__)
+_FORMAT: Final = 1  # raise when the same inputs would give other crops
+_CHUNK: Final = 64  # pictures in flight, so that a slow disk does not fill the memory
+_MOST_PIXELS: Final = 2**28
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not FF00 (an FF in the data), FF01, restarts
+
+
+@dataclass(frozen=True)
+class CropSplit:
+    """The crops of one split.
+
+    Landmarks, norms and `to_picture` are in pixels of the central S x S square, `images[:, m:m+S, m:m+S]` with
+    m = `margin`: for evaluation nothing has to be shifted. In pixels of the whole canvas add m to x and y.
+
+    Attributes:
+        images: (N, C, C, 3) uint8, RGB, read-only memory map.
+        landmarks: (N, K, 2) pixels of the central square, NaN where missing; may lie outside of it.
+        visible: (N, K): which landmarks are there.
+        norms: (N,) what the NME is divided by: distance of layout.nme_points, or sqrt(box width * height).
+        attributes: (N, 6) in the order of `trainer.synthetic.ATTRIBUTES`; None where the data set has none.
+        to_picture: (N, 2, 3) affine maps from pixels of the central square back to picture pixels.
+        pictures: path of each face's picture, or 'synthetic:SEED:INDEX'.
+        origins: where each face is listed, for messages.
+        skipped: messages of the faces left out under data.skip_bad.
+        size: S.
+    """
+
+    images: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    norms: NDArray[np.float32]
+    attributes: NDArray[np.bool_] | None
+    to_picture: NDArray[np.float64]
+    pictures: tuple[str, ...]
+    origins: tuple[str, ...]
+    skipped: tuple[str, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def margin(self) -> int:
+        """Pixels of the canvas on each side of the central square."""
+        return int(self.images.shape[1] - self.size) // 2
+
+
+class _Sample(NamedTuple):
+    image: NDArray[np.uint8]
+    landmarks: NDArray[np.float64]
+    box: NDArray[np.float64]
+    attributes: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A split before it is decoded: names, what identifies its content, and how to get at face number i."""
+
+    pictures: tuple[str, ...]
+    origins: tuple[str, ...]
+    skipped: tuple[str, ...]
+    identity: tuple[Any, ...]
+    fetch: Callable[[int], _Sample]
+
+
+def canvas_size(config: DataConfig) -> int:
+    """C: data.image_size and the margin on both sides, so that C - S is even."""
+    return config.image_size + 2 * round(config.image_size * config.crop_margin / 2)
+
+
+def load_split(config: DataConfig, split: Split) -> CropSplit:
+    """Returns the crops of a split, decoding or drawing them first unless the cache has them.
+
+    Any number of processes may ask at once: one builds, the others wait.
+
+    Raises:
+        DataError: a fault of the annotations (see `read_split`), a picture that cannot be used (left out under
+            data.skip_bad), no face left, or a cache folder that is full, cannot be written to or is damaged.
+    """
+    source = _synthetic_source(config, split) if config.kind == "synthetic" else _file_source(config, split)
+    folder = config.cache_folder / _key(config, source)
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(folder.with_suffix(".lock")):
+                if not folder.is_dir():
+                    _remove_stale(folder)
+                    _build(config, source, folder)
+        except OSError as error:
+            raise DataError(_explain(error, config, source)) from error
+    return _open(config, source, folder)
+
+
+def read_picture(path: str | Path) -> NDArray[np.uint8]:
+    """Reads a picture as (H, W, 3) uint8 RGB; grey, alpha and 16 bits a channel are converted.
+
+    EXIF orientation is applied, as `cv2.imread` and MMPose do by default: annotations are taken to be in pixels of the
+    upright picture. (PIL and `IMREAD_UNCHANGED` do not turn it.)
+
+    Raises:
+        DataError: missing, empty, not a picture, larger than 2^28 pixels, or cut short (JPEG and PNG), which OpenCV
+            would fill with grey in silence.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise DataError(f"{path}: is an empty file")
+    if data.startswith(_PNG) and _too_large(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])):
+        raise DataError(f"{path}: is larger than {_MOST_PIXELS} pixels")  # before a bomb unfolds
+    if (data.startswith(_JPEG) and not _jpeg_ends(data)) or (data.startswith(_PNG) and b"IEND" not in data):
+        raise DataError(f"{path}: is cut short")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise DataError(f"{path}: cannot be decoded ({error.err})") from None
+    if image is None:
+        raise DataError(f"{path}: is not a picture that OpenCV can decode")
+    if _too_large(*image.shape[:2]):
+        raise DataError(f"{path}: is larger than {_MOST_PIXELS} pixels")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def _too_large(height: int, width: int) -> bool:
+    return height * width > _MOST_PIXELS
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG's end marker FFD9 is there: at the end, or, found by walking its segments, before other data."""
+    if data.endswith(b"\xff\xd9"):
+        return True
+    at = 2
+    while match := _JPEG_MARKER.search(data, at):
+        if data[match.start() + 1] == 0xD9:
+            return True
+        at = match.end() + int.from_bytes(data[match.end() : match.end() + 2])
+    return False
+
+
+def crop_face(
+    picture: NDArray[np.uint8], box: NDArray[np.floating], *, box_scale: float, size: int, canvas: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Cuts the square face crop that `coords.crop_matrix` describes, black outside of the picture.
+
+    A shrink by 2 or more averages whole blocks of pixels first, so that nothing aliases.
+
+    Args:
+        picture: (H, W, 3).
+        box: x_min, y_min, x_max, y_max.
+        box_scale: enlargement of the box.
+        size: pixels a side that the enlarged box fills.
+        canvas: pixels a side of the crop, at least `size`; the rest is the margin around.
+
+    Returns:
+        The crop (canvas, canvas, 3) and the affine map (2, 3) from picture pixels to its pixels.
+    """
+    matrix = crop_matrix(box, box_scale, size, canvas)
+    factor = max(1, int(1 / matrix[0, 0]))
+    corners = transform(np.array([[-0.5, -0.5], [canvas - 0.5, canvas - 0.5]]), invert(matrix))
+    limit = np.array([picture.shape[1], picture.shape[0]])
+    first = np.clip(np.floor(corners[0]) - factor - 1, 0, limit).astype(int)
+    first -= first % factor  # blocks lie on one grid, so that the centre of a canvas equals a crop without margin
+    last = np.clip(np.ceil(corners[1]) + factor + 2, 0, limit).astype(int)
+    if (last <= first).any():
+        return np.zeros((canvas, canvas, 3), np.uint8), matrix
+    region = np.ascontiguousarray(picture[first[1] : last[1], first[0] : last[0]])
+    if factor > 1:
+        columns, rows = -(-(last - first) // factor)
+        right, bottom = np.array([columns, rows]) * factor - (last - first)
+        region = cv2.copyMakeBorder(region, 0, int(bottom), 0, int(right), cv2.BORDER_CONSTANT)
+        region = cv2.resize(region, (int(columns), int(rows)), interpolation=cv2.INTER_AREA)
+    # x_region = (x - first + 0.5) / factor - 0.5
+    inner = matrix[:, :2] * factor
+    shift = matrix[:, 2] + matrix[:, :2] @ (first + (factor - 1) / 2)
+    crop = cv2.warpAffine(region, np.column_stack([inner, shift]), (canvas, canvas), flags=cv2.INTER_LINEAR)
+    return np.asarray(crop), matrix
+
+
+def _synthetic_source(config: DataConfig, split: Split) -> _Source:
+    indices = synthetic_indices(config, split)
+    names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
+    home = Path(synthetic.__file__).parent
+    code = hashlib.sha256(f"{np.__version__} {cv2.__version__}".encode())
+    for path in sorted([*home.glob("synthetic*.py"), *home.glob("data/meanface*")]):
+        code.update(path.read_bytes())
+
+    def fetch(row: int) -> _Sample:
+        face = draw(config, indices[row])
+        return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes)
+
+    return _Source(names, names, (), (config.synthetic_seed, indices.start, len(indices), code.hexdigest()), fetch)
+
+
+def _file_source(config: DataConfig, split: Split) -> _Source:
+    faces = read_split(config, split)
+    stats = {picture: Path(picture).stat() for picture in set(faces.pictures)}
+    files = [(picture, stats[picture].st_size, stats[picture].st_mtime_ns) for picture in faces.pictures]
+    labels = hashlib.sha256(faces.landmarks.tobytes() + faces.boxes.tobytes())
+    if faces.attributes is not None:
+        labels.update(faces.attributes.tobytes())
+
+    def fetch(row: int) -> _Sample:
+        attributes = None if faces.attributes is None else faces.attributes[row]
+        return _Sample(read_picture(faces.pictures[row]), faces.landmarks[row], faces.boxes[row], attributes)
+
+    return _Source(faces.pictures, faces.origins, faces.skipped, (files, labels.hexdigest()), fetch)
+
+
+def _key(config: DataConfig, source: _Source) -> str:
+    settings = (config.landmarks.name, config.image_size, config.box_scale, config.crop_margin, config.skip_bad)
+    content = json.dumps([_FORMAT, settings, source.identity])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what dead builders left: a folder being built whose lock nobody holds. Our own lock is held."""
+    for temporary in folder.parent.glob("*.tmp"):
+        lock = filelock.FileLock(temporary.with_suffix(".lock"), timeout=0)
+        try:
+            if temporary.stem == folder.name:
+                shutil.rmtree(temporary)
+            else:
+                with lock:
+                    shutil.rmtree(temporary)
+        except (filelock.Timeout, FileNotFoundError):
+            continue  # alive, or renamed meanwhile
+
+
+def _build(config: DataConfig, source: _Source, folder: Path) -> None:
+    """Decodes every face into `folder`, which appears whole or not at all."""
+    count, canvas = len(source.pictures), canvas_size(config)
+    free = shutil.disk_usage(folder.parent).free
+    if free < count * canvas * canvas * 3:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    _LOG.info("building the crop cache of %d faces in %s", count, folder)
+    temporary = folder.with_suffix(".tmp")
+    temporary.mkdir()
+    try:
+        with open(temporary / "images.npy", "wb") as file:
+            _write_header(file, count, canvas)
+            table = _write_crops(file, config, source)
+            file.seek(0)
+            _write_header(file, len(table["kept"]), canvas)
+            file.flush()
+            os.fsync(file.fileno())
+        np.savez(temporary / "table.npz", allow_pickle=False, **table)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_header(file: BinaryIO, count: int, canvas: int) -> None:
+    """Writes the .npy header, whose length does not depend on the count: numpy leaves room for it to grow."""
+    shape = (count, canvas, canvas, 3)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _write_crops(file: BinaryIO, config: DataConfig, source: _Source) -> dict[str, NDArray[Any]]:
+    """Appends the crops in the order of the faces and returns the table of labels of those that are kept."""
+    rows: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for row, result in enumerate(_cropped(config, source)):
+        if isinstance(result, DataError):
+            message = f"{source.origins[row]}: {result}"
+            if not config.skip_bad:
+                raise DataError(message) from result
+            faults.append(message)
+            continue
+        crop, sample = result
+        file.write(crop.tobytes())
+        rows.append({"kept": row, **_labels(config, sample)})
+    if not rows:
+        raise DataError(f"no face is left, all {len(faults)} are faulty, such as {faults[0]}")
+    table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return {**table, "faults": np.array(faults, dtype=np.str_)}
+
+
+def _cropped(config: DataConfig, source: _Source) -> Iterator[tuple[NDArray[np.uint8], _Sample] | DataError]:
+    """Yields crop and labels of each face in order, or the reason why there is none. OpenCV lets threads run."""
+    size, canvas = config.image_size, canvas_size(config)
+
+    def work(row: int) -> tuple[NDArray[np.uint8], _Sample] | DataError:
+        try:
+            sample = source.fetch(row)
+            height, width = sample.image.shape[:2]
+            x0, y0, x1, y1 = sample.box
+            if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
+                what = f"box {x0:g} {y0:g} {x1:g} {y1:g} lies outside of the picture's {width} x {height} pixels"
+                raise DataError(f"{source.pictures[row]}: {what}")
+        except DataError as error:
+            return error
+        crop, _ = crop_face(sample.image, sample.box, box_scale=config.box_scale, size=size, canvas=canvas)
+        return crop, sample
+
+    rows: Sequence[int] = range(len(source.pictures))
+    with ThreadPoolExecutor(min(4, available_cores())) as pool:
+        for start in range(0, len(rows), _CHUNK):
+            yield from pool.map(work, rows[start : start + _CHUNK])
+
+
+def _labels(config: DataConfig, sample: _Sample) -> dict[str, Any]:
+    matrix = crop_matrix(sample.box, config.box_scale, config.image_size)
+    landmarks = transform(sample.landmarks, matrix)
+    labels: dict[str, Any] = {
+        "landmarks": landmarks.astype(np.float32),
+        "visible": np.isfinite(landmarks).all(axis=1),
+        "norms": np.float32(_norm(config.landmarks, landmarks, sample.box, matrix)),
+        "to_picture": invert(matrix),
+    }
+    return labels if sample.attributes is None else {**labels, "attributes": sample.attributes}
+
+
+def _norm(
+    layout: Layout, landmarks: NDArray[np.float64], box: NDArray[np.float64], matrix: NDArray[np.float64]
+) -> float:
+    if layout.nme_points is None:
+        return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])) * matrix[0, 0])
+    a, b = layout.nme_points
+    return float(np.linalg.norm(landmarks[a] - landmarks[b]))
+
+
+def _explain(error: OSError, config: DataConfig, source: _Source) -> str:
+    need = len(source.pictures) * canvas_size(config) ** 2 * 3
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"data.cache_dir: {config.cache_folder} has too little space, the crops need {need:,} bytes ({error})"
+    return f"data.cache_dir: {config.cache_folder} cannot be written to ({error})"
+
+
+def _open(config: DataConfig, source: _Source, folder: Path) -> CropSplit:
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        with open(folder / "table.npz", "rb") as file, np.load(file) as stored:
+            table = dict(stored)
+        if len(images) != len(table["kept"]):
+            raise ValueError(f"{len(images)} crops, {len(table['kept'])} labels")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{folder}: is damaged, delete this folder to have it built again ({error})") from error
+    kept, faults = table.pop("kept").tolist(), tuple(table.pop("faults").tolist())
+    return CropSplit(
+        images=images,
+        attributes=table.pop("attributes", None),
+        pictures=tuple(source.pictures[row] for row in kept),
+        origins=tuple(source.origins[row] for row in kept),
+        skipped=source.skipped + faults,
+        size=config.image_size,
+        **table,
+    )

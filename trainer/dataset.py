@@ -1,0 +1,104 @@
+"""Batches of faces: shuffled and augmented for training, plain crops in order for evaluation.
+
+Legend: N faces, B batch, K landmarks, S side of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.augment import augment, generator
+from trainer.config import TrainConfig
+from trainer.coords import to_normalised
+from trainer.crops import CropSplit
+
+cv2.setNumThreads(0)  # parallel work is over faces; OpenCV's own threads would fight with those of the network
+
+
+class Batch(NamedTuple):
+    """Pictures (B, 3, S, S) uint8, laid out channels last; target (B, K, 2) float32 in [-1, 1]; mask (B, K) bool."""
+
+    pictures: Tensor
+    target: Tensor
+    mask: Tensor
+
+
+def batches_per_epoch(faces: int, batch_size: int) -> int:
+    """Full batches only (one smaller batch if there are fewer faces): batch norm dislikes leftovers."""
+    return max(1, faces // batch_size)
+
+
+def epoch_order(faces: int, seed: int, epoch: int) -> NDArray[np.intp]:
+    """Order of the faces in an epoch, (N,)."""
+    return np.random.default_rng([seed, epoch]).permutation(faces)
+
+
+def training_batches(split: CropSplit, config: TrainConfig, epoch: int) -> Iterator[Batch]:
+    """Yields the augmented batches of one epoch: the same bits for the same config and epoch, however many workers."""
+    order = epoch_order(len(split.images), config.run.seed, epoch)
+    size = config.optim.batch_size
+    chunks = [order[i * size : (i + 1) * size] for i in range(batches_per_epoch(len(order), size))]
+    flip = np.array(config.data.landmarks.flip)
+
+    def assemble(chunk: NDArray[np.intp]) -> Batch:
+        return _assemble(split, chunk, config, epoch, flip)
+
+    yield from _prefetch(assemble, chunks, config.data.workers)
+
+
+def evaluation_batches(split: CropSplit, size: int, batch_size: int) -> Iterator[Tensor]:
+    """Yields the plain central crops (B, 3, S, S) uint8 of all faces, in order."""
+    margin = (split.images.shape[1] - size) // 2
+    inner = slice(margin, margin + size)
+    for start in range(0, len(split.images), batch_size):
+        crops = np.ascontiguousarray(split.images[start : start + batch_size, inner, inner])
+        yield torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+
+def _assemble(
+    split: CropSplit, chunk: NDArray[np.intp], config: TrainConfig, epoch: int, flip: NDArray[np.intp]
+) -> Batch:
+    size = config.data.image_size
+    pictures = np.empty((len(chunk), size, size, 3), np.uint8)
+    target = np.empty((len(chunk), len(flip), 2), np.float32)
+    mask = np.empty((len(chunk), len(flip)), bool)
+    for row, index in enumerate(chunk):
+        rng = generator(config.run.seed, epoch, int(index))
+        picture, landmarks, mirrored = augment(
+            split.images[index], split.landmarks[index], flip, config.data.augment, rng, size
+        )
+        pictures[row] = picture
+        target[row] = to_normalised(landmarks, size)
+        mask[row] = split.visible[index][flip] if mirrored else split.visible[index]
+    mask &= (np.abs(target) <= 1).all(-1)  # what augmentation moved out of the picture cannot be shown by a heatmap
+    return Batch(torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(target), torch.from_numpy(mask))
+
+
+def _prefetch(
+    make: Callable[[NDArray[np.intp]], Batch], chunks: list[NDArray[np.intp]], workers: int
+) -> Iterator[Batch]:
+    """Yields make(chunk) for each chunk in order, made ahead by `workers` threads (0: when asked for)."""
+    if workers == 0:
+        yield from map(make, chunks)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(make, chunk))
+                if len(waiting) > workers + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,236 @@
+"""The training loop, in the order things happen."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from trainer import checkpoint
+from trainer.config import TrainConfig, available_cores
+from trainer.crops import CropSplit, load_split
+from trainer.dataset import Batch, batches_per_epoch, training_batches
+from trainer.inference import autocast, evaluate, place
+from trainer.losses import LandmarkLoss
+from trainer.model import build_model
+from trainer.optim import build_average, build_optimizer, learning_rate
+
+METRICS_FILE, CONFIG_FILE, BEST_NME_FILE = "metrics.jsonl", "config.yaml", "best_val_nme.npy"
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the validation NME became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave: `epoch` from 1, and the metrics by their names in metrics.jsonl and MLflow."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave: `best_nme` is the lowest validation NME of any epoch, a fraction; its weights are in best.pt."""
+
+    folder: Path
+    best_nme: float
+    best_epoch: int
+    epochs: int
+
+
+Report = Callable[[EpochResult], None]
+
+
+@dataclass
+class Run:
+    """The live state of a run; `state_dict` is all of it that a resumed run needs."""
+
+    config: TrainConfig
+    device: torch.device
+    model: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_nme: float = math.inf
+    best_epoch: int = 0
+
+    @property
+    def evaluated(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "identity": self.config.identity(),
+            "config": self.config.tree(),
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "best_nme": self.best_nme,
+            "best_epoch": self.best_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = list(state["history"])
+        self.best_nme, self.best_epoch = state["best_nme"], state["best_epoch"]
+
+
+def train(config: TrainConfig, *, report: Report | None = None, resume_from: Path | None = None) -> TrainResult:
+    """Trains one config and leaves config.yaml, metrics.jsonl, last.pt and best.pt in its run folder (run.output).
+
+    Args:
+        config: what to train; run.output must be set.
+        report: called once an epoch, after the checkpoint is written. A resumed run first reports the epochs before the
+            checkpoint again, since whoever listens may have died before hearing of the last of them.
+        resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped.
+
+    Raises:
+        DataError, ModelError, CheckpointError: what a run needs is missing or damaged.
+        NonFiniteError: the loss or the validation NME is no number; names step, learning rate and STAR weight.
+    """
+    config = config.resolved()
+    if config.run.output is None:
+        raise ValueError("run.output = None: must be a folder")
+    folder = Path(config.run.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.dump(folder / CONFIG_FILE)
+    training, validation = load_split(config.data, "train"), load_split(config.data, "val")
+    run = start_run(config)
+    if resume_from is not None:
+        run.load_state_dict(checkpoint.load(Path(resume_from), config.identity()))
+    _write_history(run.history, folder)
+    for epoch, row in enumerate(run.history, 1):
+        _tell(report, epoch, row)
+    for epoch in range(len(run.history) + 1, config.optim.epochs + 1):
+        row = _one_epoch(run, training, validation, epoch, folder)
+        run.history.append(row)
+        if epoch % config.run.checkpoint_every == 0 or epoch == config.optim.epochs:
+            checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
+        _append_history(row, epoch, folder)
+        _tell(report, epoch, row)
+    return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
+
+
+def start_run(config: TrainConfig) -> Run:
+    """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
+    torch.set_num_threads(config.run.threads or available_cores())
+    model = place(build_model(config), config)
+    device = next(model.parameters()).device
+    return Run(config, device, model, build_average(model, config.optim), build_optimizer(model, config.optim))
+
+
+def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int, folder: Path) -> dict[str, float]:
+    started = time.perf_counter()
+    loss, lr, faces = _train_epoch(run, training, epoch)
+    trained = time.perf_counter()
+    evaluation = evaluate(run.evaluated, validation, run.config)
+    found = evaluation.summary()
+    if not math.isfinite(found["nme"]):
+        raise NonFiniteError(f"validation NME is {found['nme']} after epoch {epoch} {_settings(run.config, lr)}")
+    if found["nme"] < run.best_nme:
+        run.best_nme, run.best_epoch = found["nme"], epoch
+        best = {
+            "config": run.config.tree(),
+            "model": run.evaluated.state_dict(),
+            "epoch": epoch,
+            "val_nme": found["nme"],
+        }
+        checkpoint.save(best, folder / checkpoint.BEST)
+        np.save(folder / BEST_NME_FILE, evaluation.nme)
+    return {
+        "train/loss": loss,
+        **{f"val/{name}": value for name, value in found.items()},
+        "best_nme": run.best_nme,
+        "lr": lr,
+        "images_per_second": faces / (trained - started),
+        "epoch_seconds": time.perf_counter() - started,
+    }
+
+
+def _train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:
+    """One pass over the faces; gives the mean loss, the last learning rate and the number of faces seen."""
+    optim = run.config.optim
+    batches = batches_per_epoch(len(split.images), optim.batch_size)
+    steps = math.ceil(batches / optim.accumulate)
+    loss_of = LandmarkLoss(run.config.loss)
+    losses: list[Tensor] = []
+    step, lr, faces = (epoch - 1) * steps, 0.0, 0
+    run.model.train()
+    for number, batch in enumerate(training_batches(split, run.config, epoch), 1):
+        share = min(optim.accumulate, batches - (number - 1) // optim.accumulate * optim.accumulate)
+        loss = forward(run, batch, loss_of)
+        (loss / share).backward()
+        losses.append(loss.detach())
+        faces += len(batch.pictures)
+        if number % optim.accumulate == 0 or number == batches:
+            lr = learning_rate(step, optim, steps)
+            optimizer_step(run, lr)
+            step += 1
+        if run.device.type == "cpu" or number % 50 == 0 or number == batches:  # elsewhere a look would stall the device
+            _check_finite(losses, run, epoch, lr)
+    return float(torch.stack(losses).mean()), lr, faces
+
+
+def forward(run: Run, batch: Batch, loss_of: LandmarkLoss) -> Tensor:
+    """The loss of one batch, a scalar with its graph."""
+    pictures, target, mask = (t.to(run.device, non_blocking=True) for t in batch)
+    with autocast(run.config, run.device):
+        output = run.model(pictures)
+    return loss_of(output, target, mask)
+
+
+def optimizer_step(run: Run, lr: float) -> None:
+    """One step with the gradients that lie in the model, which are cleared."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    if run.config.optim.clip_norm is not None:
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optim.clip_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.average is not None:
+        run.average.update_parameters(run.model)
+
+
+def _check_finite(losses: list[Tensor], run: Run, epoch: int, lr: float) -> None:
+    recent = losses[-1:] if run.device.type == "cpu" else losses[-50:]
+    values = torch.stack(recent).cpu()
+    faulty = (~values.isfinite()).nonzero()
+    if len(faulty):
+        batch = len(losses) - len(recent) + int(faulty[0]) + 1
+        value = float(values[faulty[0]])
+        raise NonFiniteError(f"loss is {value} at batch {batch} of epoch {epoch} {_settings(run.config, lr)}")
+
+
+def _settings(config: TrainConfig, lr: float) -> str:
+    weight = f", loss.star_weight {config.loss.star_weight:g}" if config.loss.name == "star" else ""
+    return f"(learning rate {lr:.3g}, optim.lr {config.optim.lr:g}{weight})"
+
+
+def _tell(report: Report | None, epoch: int, row: dict[str, float]) -> None:
+    if report is not None:
+        report(EpochResult(epoch, dict(row)))
+
+
+def _write_history(history: list[dict[str, float]], folder: Path) -> None:
+    text = "".join(json.dumps({"epoch": epoch, **row}) + "\n" for epoch, row in enumerate(history, 1))
+    (folder / METRICS_FILE).write_text(text, encoding="utf-8")
+
+
+def _append_history(row: dict[str, float], epoch: int, folder: Path) -> None:
+    with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"epoch": epoch, **row}) + "\n")

@@ -1,0 +1,59 @@
+"""python -m trainer.evaluate RUN_DIR_OR_CKPT --split val|test: measures a trained network on a split."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.settings import ArgumentParser, ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+    parser = ArgumentParser(prog="python -m trainer.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", metavar="RUN_DIR_OR_CKPT", help="run folder, or best.pt")
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="faces to measure on [default: val]")
+    parser.add_argument("--json", action="store_true", help="print one object: nme, fr10, auc10, faces, subsets, parts")
+    parser.add_settings(TrainConfig, sections=["data", "run"])
+    arguments = parser.parse(argv)
+
+    from trainer.annotations import DataError
+    from trainer.checkpoint import CheckpointError
+    from trainer.crops import load_split
+    from trainer.inference import evaluate, load_trained
+    from trainer.synthetic import ATTRIBUTES
+
+    try:
+        config, model = load_trained(Path(arguments.checkpoint), parser.overrides(arguments))
+        found = evaluate(model, load_split(config.data, arguments.split), config).report(ATTRIBUTES)
+    except ConfigError as error:
+        parser.error(str(error))
+    except (DataError, CheckpointError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(_without_nan(found)) if arguments.json else _table(found, arguments.split))
+    return 0
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for what could not be measured."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(found: dict[str, Any], split: str) -> str:
+    rows = [(split, found)] + [(f"  {name}", subset) for name, subset in found["subsets"].items()]
+    lines = [f"{'':14}{'faces':>7}{'NME':>9}{'FR@0.10':>9}{'AUC@0.10':>10}"]
+    lines += [f"{n:14}{r['faces']:7d}{r['nme']:9.3%}{r['fr10']:9.2%}{r['auc10']:10.4f}" for n, r in rows]
+    lines += ["", *(f"  {part:12}{'':7}{value:9.3%}" for part, value in found["parts"].items())]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

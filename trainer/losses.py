@@ -1,0 +1,175 @@
+"""Losses on landmarks.
+
+STAR works on heatmaps, the others on decoded coordinates. Legend: B batch, K landmarks, H rows, W columns of a heatmap;
+coordinates are (x, y) in [-1, 1], corner-aligned (see `trainer.coords`). All losses are computed in float32 or wider.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.config import LossConfig
+
+_SMOOTH = 0.01  # scale of the smooth-L1 distance inside STAR, in units of [-1, 1]
+_EPSILON = 1e-5  # added to variances and normalisers by the published STAR code
+_ROUND = 1e-4  # eigenvalues closer than this (relative) count as equal: a round heatmap has no axes to turn
+_TINY = 1e-24  # keeps the square root differentiable for one-hot heatmaps, whose covariance is 0
+
+Distance = Callable[[Tensor], Tensor]
+
+
+class Moments(NamedTuple):
+    """First and second moments of heatmaps: mean (B, K, 2), variances xx, yy and covariance xy (B, K)."""
+
+    mean: Tensor
+    xx: Tensor
+    yy: Tensor
+    xy: Tensor
+
+
+def heatmap_probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the cells of each heatmap: (B, K, H, W) -> (B, K, H, W), summing to 1."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide.flatten(2).softmax(-1).view(wide.shape)
+
+
+def soft_argmax(probabilities: Tensor) -> Tensor:
+    """Mean position of heatmaps (B, K, H, W) -> (B, K, 2), in [-1, 1]."""
+    x, y = _axes(probabilities)
+    return torch.stack([probabilities.sum(2) @ x, probabilities.sum(3) @ y], dim=-1)
+
+
+def spatial_moments(probabilities: Tensor) -> Moments:
+    """Mean and covariance of heatmaps (B, K, H, W), as sums that separate over rows and columns.
+
+    The covariance is the unbiased one for weighted samples, S / (V1 - V2 / V1) with V1 = sum p + 1e-5 and
+    V2 = sum p^2 + 1e-5, as the published STAR code takes it (Zhou et al., CVPR 2023, section 3.2).
+    """
+    p = probabilities
+    x, y = _axes(p)
+    columns, rows = p.sum(2), p.sum(3)  # (B, K, W), (B, K, H)
+    mean_x, mean_y = columns @ x, rows @ y  # (B, K)
+    dx, dy = x - mean_x[..., None], y - mean_y[..., None]  # (B, K, W), (B, K, H)
+    v1 = columns.sum(-1) + _EPSILON
+    v2 = p.square().sum((2, 3)) + _EPSILON
+    norm = v1 - v2 / v1
+    xx = (columns * dx.square()).sum(-1) / norm
+    yy = (rows * dy.square()).sum(-1) / norm
+    xy = (torch.matmul(p, dx[..., None])[..., 0] * dy).sum(-1) / norm
+    return Moments(torch.stack([mean_x, mean_y], dim=-1), xx, yy, xy)
+
+
+def star_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    star_weight: float = 1.0,
+    distance: str = "smooth_l1",
+    mask: Tensor | None = None,
+) -> Tensor:
+    """STAR loss: the error along each principal axis of a heatmap, divided by the heatmap's spread along that axis.
+
+    Zhou et al., "STAR Loss: Reducing Semantic Ambiguity in Facial Landmark Detection", CVPR 2023, equations 5 to 8:
+    d(v1.e) / sqrt(l1) + d(v2.e) / sqrt(l2) + star_weight (|l1| + |l2|), averaged over landmarks. The eigenpairs of the
+    2 x 2 covariance are taken in closed form, which stays finite, value and gradient, for round heatmaps.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, K, 2), (x, y) in [-1, 1].
+        star_weight: weight of the eigenvalue term, >= 0.
+        distance: smooth_l1, l1, l2 or wing.
+        mask: (B, K), 0 or False where a landmark is missing; None: all are there.
+
+    Returns:
+        The mean over the landmarks that are there, 0 if there are none; a scalar.
+    """
+    moments = spatial_moments(heatmap_probabilities(logits))
+    ex, ey = (target.to(moments.mean.dtype) - moments.mean).unbind(-1)  # (B, K) each
+    half, lean = (moments.xx + moments.yy) / 2, (moments.xx - moments.yy) / 2
+    gap = (lean.square() + moments.xy.square() + (_ROUND * half).square() + _TINY).sqrt()
+    small, large = half - gap, half + gap
+    # (v.e)^2 for the two axes needs no eigenvector: (lean, xy) / gap is (cos, sin) of twice the angle
+    total = ex.square() + ey.square()
+    along = (total + (lean * (ex.square() - ey.square()) + 2 * moments.xy * ex * ey) / gap) / 2
+    d = _STAR_DISTANCES[distance]
+    value = d(along) / (large + _EPSILON).sqrt() + d(total - along) / (small.clamp_min(0) + _EPSILON).sqrt()
+    value = value + star_weight * (small.abs() + large.abs())
+    return masked_mean(value, mask)
+
+
+def masked_mean(value: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of (B, K) over the entries whose mask is set; 0 where none is. Masked values may even be NaN."""
+    if mask is None:
+        return value.mean()
+    keep = mask.to(torch.bool)
+    return torch.where(keep, value, value.new_zeros(())).sum() / keep.sum().clamp_min(1)
+
+
+class LandmarkLoss:
+    """The loss of a config, applied to what the model's head gives.
+
+    Heatmap heads give logits (B, K, H, W), the regression head gives coordinates (B, K, 2) in [-1, 1].
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+
+    def __call__(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        target = torch.where(mask[..., None], target, target.new_zeros(()))
+        if self.config.name == "star":
+            return star_loss(
+                output, target, star_weight=self.config.star_weight, distance=self.config.distance, mask=mask
+            )
+        error = (decode(output) - target).abs()  # (B, K, 2)
+        return masked_mean(_COORDINATE_LOSSES[self.config.name](error).sum(-1), mask)
+
+
+def decode(output: Tensor) -> Tensor:
+    """Coordinates (B, K, 2) in [-1, 1] from heatmap logits (B, K, H, W); coordinates pass through as float32."""
+    return soft_argmax(heatmap_probabilities(output)) if output.ndim == 4 else output.float()
+
+
+def smooth_l1(error: Tensor, beta: float = _SMOOTH) -> Tensor:
+    """Quadratic below `beta`, linear above (Girshick, ICCV 2015), elementwise."""
+    size = error.abs()
+    return torch.where(size < beta, 0.5 * error.square() / beta, size - 0.5 * beta)
+
+
+def wing(error: Tensor, width: float = 0.08, curvature: float = 0.016) -> Tensor:
+    """Wing loss (Feng et al., CVPR 2018, equation 5), elementwise; the paper's 10 and 2 px of a 256 px picture."""
+    size = error.abs()
+    offset = width * (1 - math.log1p(width / curvature))
+    return torch.where(size < width, width * (size / curvature).log1p(), size - offset)
+
+
+def soft_wing(error: Tensor, low: float = 0.016, high: float = 0.16, curvature: float = 0.004) -> Tensor:
+    """SoftWing loss (Lin et al., Structure-Coherent Deep Feature Learning, TIP 2021): linear for errors below `low`,
+    logarithmic above, continuous; the published 2, 20 and 0.5 px of a 256 px picture, elementwise."""
+    size = error.abs()
+    offset = low - high * math.log1p(low / curvature)
+    return torch.where(size < low, size, high * (size / curvature).log1p() + offset)
+
+
+def _axes(p: Tensor) -> tuple[Tensor, Tensor]:
+    height, width = p.shape[-2:]
+    x = torch.linspace(-1, 1, width, dtype=p.dtype, device=p.device)
+    return x, torch.linspace(-1, 1, height, dtype=p.dtype, device=p.device)
+
+
+def _size(squared: Tensor) -> Tensor:
+    """|t| from t^2 as the published code takes it: sqrt(max(t^2, 1e-6)), without gradient below 1e-3."""
+    return squared.clamp_min(1e-6).sqrt()
+
+
+_STAR_DISTANCES: dict[str, Distance] = {  # of t^2
+    "smooth_l1": lambda squared: smooth_l1(_size(squared)),
+    "l1": _size,
+    "l2": lambda squared: squared,
+    "wing": lambda squared: wing(_size(squared)),
+}
+_COORDINATE_LOSSES: dict[str, Distance] = {"smooth_l1": smooth_l1, "wing": wing, "soft_wing": soft_wing}

@@ -1,0 +1,99 @@
+"""Errors of predicted landmarks: NME, failure rate, AUC, CED; whole faces, parts of the face, subsets.
+
+Legend: N faces, K landmarks. NME is a fraction everywhere (0.05 = 5 %); NaN marks what could not be measured.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.landmarks import Layout
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+
+
+def distances(pred: Floats, target: Floats) -> Floats:
+    """Euclidean distance of every landmark: (N, K, 2), (N, K, 2) -> (N, K), in the unit of the points."""
+    return np.linalg.norm(np.asarray(pred) - np.asarray(target), axis=-1)
+
+
+def norms(target: Floats, layout: Layout) -> Floats:
+    """Length (N,) that divides the error of each face: the distance of the layout's two NME points.
+
+    Raises:
+        ValueError: the layout is normalised by the box, which the landmarks do not tell.
+    """
+    if layout.nme_points is None:
+        raise ValueError(f"{layout.name} has no NME points: pass norm, sqrt(width * height) of each face's box")
+    a, b = layout.nme_points
+    return np.linalg.norm(target[:, a] - target[:, b], axis=-1)
+
+
+def nme(
+    pred: Floats, target: Floats, layout: Layout, *, norm: Floats | None = None, visible: Bools | None = None
+) -> Floats:
+    """Normalised mean error of each face, (N,), as a fraction.
+
+    Args:
+        pred, target: (N, K, 2), in one unit.
+        layout: gives the normalising distance (inter-ocular for WFLW and 300-W).
+        norm: (N,), overrides that distance.
+        visible: (N, K), False where a landmark is missing; a face without any gives NaN.
+    """
+    error = distances(pred, target)
+    return masked_row_mean(error, visible) / (norms(target, layout) if norm is None else norm)
+
+
+def masked_row_mean(error: Floats, visible: Bools | None) -> Floats:
+    """Mean over K of (N, K) where visible; NaN for a row with nothing visible."""
+    if visible is None:
+        return error.mean(axis=1)
+    count = visible.sum(axis=1)
+    total = np.where(visible, error, 0).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(error), np.nan), where=count > 0)
+
+
+def failure_rate(nme: Floats, threshold: float = 0.10) -> float:
+    """Share of faces whose NME is above the threshold (or not finite)."""
+    return float(np.mean(~(np.asarray(nme) <= threshold)))
+
+
+def auc(nme: Floats, threshold: float = 0.10) -> float:
+    """Area under the CED from 0 to the threshold, divided by the threshold: exact, 1 at best.
+
+    The CED is a staircase, so its integral is the mean of what each face leaves free below the threshold.
+    """
+    free = 1 - np.nan_to_num(np.asarray(nme, dtype=np.float64), nan=np.inf) / threshold
+    return float(np.clip(free, 0, None).mean())
+
+
+def ced(nme: Floats, limit: float = 0.10, points: int = 200) -> tuple[Floats, Floats]:
+    """Cumulative error distribution: NME thresholds (P,) from 0 to limit, share of faces at most that wrong (P,)."""
+    thresholds = np.linspace(0, limit, points)
+    finite = np.sort(np.nan_to_num(np.asarray(nme, dtype=np.float64), nan=np.inf))
+    return thresholds, np.searchsorted(finite, thresholds, side="right") / len(finite)
+
+
+def part_nmes(
+    pred: Floats, target: Floats, layout: Layout, *, norm: Floats, visible: Bools | None = None
+) -> dict[str, float]:
+    """Mean NME of each part of the face, over the faces in which any of its landmarks is visible."""
+    error = distances(pred, target)
+    found = {}
+    for part, (start, stop) in layout.parts.items():
+        rows = masked_row_mean(error[:, start:stop], None if visible is None else visible[:, start:stop]) / norm
+        found[part] = mean(rows)
+    return found
+
+
+def mean(values: Floats) -> float:
+    """Mean over what is not NaN; NaN if nothing is."""
+    known = np.asarray(values)[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def summary(nme: Floats) -> dict[str, float]:
+    """The three numbers that the field reports."""
+    return {"nme": mean(nme), "fr10": failure_rate(nme), "auc10": auc(nme)}

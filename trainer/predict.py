@@ -1,0 +1,155 @@
+"""python -m trainer.predict CKPT IMAGE... --out DIR: landmarks of pictures, as JSON and as overlay pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.settings import ArgumentParser
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from trainer.config import TrainConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 a picture or checkpoint failed, 2 bad input."""
+    parser = ArgumentParser(prog="python -m trainer.predict", description=__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="best.pt, or a run folder")
+    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="pictures, one face each")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for NAME.json and NAME.png")
+    parser.add_argument(
+        "--box",
+        metavar="X0,Y0,X1,Y1",
+        type=_box,
+        help="face box in pixels, for every picture; without it, the face is taken to fill the picture as in a crop",
+    )
+    arguments = parser.parse(argv)
+
+    from trainer.annotations import DataError
+    from trainer.checkpoint import CheckpointError
+    from trainer.inference import load_trained
+
+    failed = 0
+    try:
+        config, model = load_trained(arguments.checkpoint)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except (CheckpointError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    for image in arguments.images:
+        try:
+            found, overlay = predict_picture(image, arguments.box, config, model)
+        except DataError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        stem = _free_stem(arguments.out, image.stem)
+        (arguments.out / f"{stem}.json").write_text(json.dumps(found), encoding="utf-8")
+        (arguments.out / f"{stem}.png").write_bytes(overlay)
+        print(arguments.out / f"{stem}.png")
+    return 1 if failed else 0
+
+
+def predict_picture(
+    path: Path, box: NDArray[np.floating] | None, config: TrainConfig, model: nn.Module
+) -> tuple[dict[str, Any], bytes]:
+    """Landmarks of the one face of a picture.
+
+    Returns:
+        A JSON object: image, layout, box, landmarks (K pairs, pixels of the picture) and, from heatmaps, covariance
+        (K matrices 2 x 2, square pixels); and the overlay as PNG bytes.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    import torch
+
+    from trainer.coords import invert, to_pixels, transform
+    from trainer.crops import crop_face, read_picture
+    from trainer.inference import predict, run_model
+    from trainer.losses import heatmap_probabilities, spatial_moments
+
+    picture = read_picture(path)
+    size = config.data.image_size
+    box = _whole_picture(picture, config.data.box_scale) if box is None else box
+    crop, matrix = crop_face(picture, box, box_scale=config.data.box_scale, size=size, canvas=size)
+    back = invert(matrix)
+    pictures = torch.from_numpy(crop).permute(2, 0, 1)[None].to(next(model.parameters()).device)
+    with torch.inference_mode():
+        points = to_pixels(predict(model, pictures, config)[0].cpu().double().numpy(), size)
+        output = run_model(model, pictures, config)
+        moments = spatial_moments(heatmap_probabilities(output)) if output.ndim == 4 else None
+    landmarks = transform(points, back)
+    found = {
+        "image": path.name,
+        "layout": config.data.landmarks.name,
+        "box": [float(v) for v in box],
+        "landmarks": landmarks.round(3).tolist(),
+    }
+    covariance = None
+    if moments is not None:
+        xx, xy, yy = (m[0].cpu().double().numpy() for m in (moments.xx, moments.xy, moments.yy))
+        pixels = ((size - 1) / 2 * np.linalg.norm(back[:, 0])) ** 2  # from [-1, 1] to the picture's pixels, squared
+        covariance = np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2) * pixels
+        found["covariance"] = covariance.round(4).tolist()
+    return found, draw_overlay(picture, landmarks, covariance)
+
+
+def draw_overlay(
+    picture: NDArray[np.uint8], landmarks: NDArray[np.floating], covariance: NDArray[np.floating] | None
+) -> bytes:
+    """PNG of the picture (enlarged to 512 pixels or more) with dots, and ellipses of one standard deviation."""
+    import cv2
+
+    factor = max(1, -(-512 // max(picture.shape[:2])))
+    canvas = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[..., ::-1].copy()
+    radius = max(1, max(canvas.shape[:2]) // 300)
+    for i, point in enumerate((landmarks + 0.5) * factor - 0.5):
+        centre = tuple(int(v) for v in np.clip(point, -1e4, 1e5) * 16)
+        if covariance is not None:
+            variances, axes = np.linalg.eigh(covariance[i])
+            lengths = tuple(int(v) for v in np.sqrt(variances[::-1].clip(0)) * factor * 16)
+            angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
+            cv2.ellipse(canvas, centre, lengths, angle, 0, 360, (0, 200, 255), 1, cv2.LINE_AA, 4)
+        cv2.circle(canvas, centre, radius * 16, (80, 255, 80), -1, cv2.LINE_AA, 4)
+    return bytes(cv2.imencode(".png", canvas)[1])
+
+
+def _whole_picture(picture: NDArray[np.uint8], box_scale: float) -> NDArray[np.float64]:
+    """The box whose enlarged square is the picture's largest centred square."""
+    height, width = picture.shape[:2]
+    half = max(min(height, width) - 1, 1) / box_scale / 2
+    x, y = (width - 1) / 2, (height - 1) / 2
+    return np.array([x - half, y - half, x + half, y + half])
+
+
+def _box(text: str) -> NDArray[np.float64]:
+    try:
+        box = np.array([float(v) for v in text.split(",")])
+    except ValueError:
+        box = np.array([])
+    if box.shape != (4,) or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be four numbers X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
+    return box
+
+
+def _free_stem(folder: Path, stem: str) -> str:
+    """A name that overwrites nothing: two pictures of one name may come from two folders."""
+    number, name = 1, stem
+    while (folder / f"{name}.json").exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Readers of face lists: WFLW's text lists, 300-W's .pts files, COCO-style json as MMPose's converters write it.
+
+A reader goes through a list and yields, for each face, its place in the list and a function that parses it. The
+function raises ValueError with the reason alone, so that the caller adds the place and may go on with the next face.
+
+Legend: K landmarks. Pixels follow `trainer.coords`: the centre of the top left pixel is (0, 0).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_WFLW_NUMBERS: Final = 98 * 2 + 4  # then six attributes and the picture's name
+_WFLW_FIELDS: Final = _WFLW_NUMBERS + 6 + 1
+_MMPOSE_UNIT: Final = 200.0  # pixels that a `scale` of 1 means
+_COMMENT: Final = re.compile(r"(#|//).*")
+
+
+class DataError(ValueError):
+    """Faulty data; the message names the file and the line, or the folder and what is expected in it."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face as its list has it.
+
+    Attributes:
+        picture: absolute path.
+        landmarks: (K, 2) picture pixels, NaN where missing.
+        box: (4,) x_min, y_min, x_max, y_max.
+        attributes: (6,) WFLW's six, or None.
+    """
+
+    picture: str
+    landmarks: NDArray[np.float64]
+    box: NDArray[np.float64]
+    attributes: NDArray[np.bool_] | None = None
+
+
+Entries = Iterator[tuple[str, Callable[[], Face]]]
+Reader = Callable[[Path, Path, int], Entries]
+
+
+def read_wflw(root: Path, listing: Path, count: int) -> Entries:
+    """Reads WFLW's list_98pt_rect_attr: 196 coordinates, box, six attributes 0 or 1, picture under WFLW_images."""
+    for number, line in _lines(listing):
+        yield f"{listing}:{number}", partial(_wflw_face, root, line, count)
+
+
+def read_w300(root: Path, listing: Path, count: int) -> Entries:
+    """Reads a list of pictures, relative to the root or else to the list's folder, each with a .pts file beside it.
+
+    The coordinates of .pts files start at 1; 1 is subtracted. The box is that of the landmarks.
+    """
+    for number, line in _lines(listing):
+        yield f"{listing}:{number}", partial(_w300_face, root, listing.parent, line, count)
+
+
+def read_coco(root: Path, listing: Path, count: int) -> Entries:
+    """Reads a COCO-style json; pictures lie under the root, its folder `images`, or the json's own folder.
+
+    A keypoint with v == 0 is missing. The box is MMPose's `center` and `scale` (in units of 200 pixels; one number for
+    a square, or width and height) where given, else `bbox` (x, y, width, height), else that of the landmarks.
+    """
+    try:
+        tree = json.loads(_text(listing))
+        pictures = {str(image["id"]): str(image["file_name"]) for image in tree["images"]}
+        annotations = list(tree["annotations"])
+    except json.JSONDecodeError as error:
+        raise DataError(f"{listing}:{error.lineno}: is not valid json ({error.msg})") from None
+    except (KeyError, TypeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{listing}: must hold images [{{id, file_name}}] and annotations [{{image_id, keypoints}}], but: {what}"
+        ) from None
+    folders = (root, root / "images", listing.parent)
+    for position, annotation in enumerate(annotations):
+        name = annotation.get("id", f"number {position}") if isinstance(annotation, dict) else f"number {position}"
+        yield f"{listing}: annotation {name}", partial(_coco_face, folders, pictures, annotation, count)
+
+
+READERS: Final[dict[str, Reader]] = {"wflw": read_wflw, "w300": read_w300, "coco": read_coco}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error})") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (number from 1, text) of every line that is not blank."""
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def _picture(candidates: Sequence[Path]) -> str:
+    for path in candidates:
+        with contextlib.suppress(OSError):  # such as a name too long for a file
+            if path.is_file():
+                return str(path.absolute())
+    raise ValueError(f"there is no picture {candidates[0]}")
+
+
+def _numbers(fields: Sequence[str]) -> list[float]:
+    try:
+        return [float(field) for field in fields]
+    except ValueError as error:
+        raise ValueError(f"{str(error).rsplit(': ', 1)[-1]} is not a number") from None
+
+
+def _wflw_face(root: Path, line: str, count: int) -> Face:
+    fields = line.split()
+    if len(fields) != _WFLW_FIELDS:
+        raise ValueError(f"must have {_WFLW_FIELDS} fields (196 coordinates, box, attributes, name), has {len(fields)}")
+    numbers = np.array(_numbers(fields[:_WFLW_NUMBERS]))
+    attributes = fields[_WFLW_NUMBERS:-1]
+    for position, text in enumerate(attributes, start=_WFLW_NUMBERS + 1):
+        if text not in ("0", "1"):
+            raise ValueError(f"attribute in field {position} must be 0 or 1, but is {text!r}")
+    picture = _picture([root / "WFLW_images" / fields[-1]])
+    landmarks = _all_finite(numbers[:-4].reshape(count, 2))
+    return Face(picture, landmarks, numbers[-4:], np.array([text == "1" for text in attributes]))
+
+
+def _all_finite(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = np.isfinite(landmarks).all(axis=1)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise ValueError(f"landmark {index} (from 0) is not finite: {landmarks[index].tolist()}")
+    return landmarks
+
+
+def _w300_face(root: Path, folder: Path, name: str, count: int) -> Face:
+    picture = _picture([root / name, folder / name])
+    path = Path(picture).with_suffix(".pts")
+    if not path.is_file():
+        raise ValueError(f"there is no {path} beside the picture")
+    landmarks = _all_finite(_pts_points(path, count) - 1.0)
+    return Face(picture, landmarks, _landmark_box(landmarks))
+
+
+def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
+    """Reads the points (K, 2) of a .pts file as they stand there: header lines 'key: value', then { x y ... }."""
+    points: list[list[float]] = []
+    brackets = ""
+    for number, raw in _lines(path):
+        line = _COMMENT.sub("", raw).strip() if "#" in raw or "/" in raw else raw
+        key, colon, value = line.partition(":")
+        if not line:
+            continue
+        if line in ("{", "}"):
+            brackets += line
+        elif colon:
+            if key.strip() == "n_points" and value.strip() != str(count):
+                raise ValueError(f"{path}:{number}: n_points must be {count}, but is {value.strip()}")
+        elif len(fields := line.split()) != 2:
+            raise ValueError(f"{path}:{number}: must have 2 fields (x y), has {len(fields)}")
+        else:
+            try:
+                points.append(_numbers(fields))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
+    if brackets not in ("{}", ""):
+        raise ValueError(f"{path}: the brackets around the points must be {{ }}, but are {brackets}")
+    if len(points) != count:
+        raise ValueError(f"{path}: must have {count} points, has {len(points)}")
+    return np.array(points)
+
+
+def _coco_face(folders: Sequence[Path], pictures: dict[str, str], annotation: Any, count: int) -> Face:
+    if not isinstance(annotation, dict):
+        raise ValueError(f"must be a mapping, but is {type(annotation).__name__}")
+    for key in ("image_id", "keypoints"):
+        if key not in annotation:
+            raise ValueError(f"has no {key}")
+    if str(annotation["image_id"]) not in pictures:
+        raise ValueError(f"image_id {annotation['image_id']} is not among the images")
+    name = pictures[str(annotation["image_id"])]
+    keypoints = _array(annotation, "keypoints", 3 * count).reshape(count, 3)
+    landmarks = np.where(keypoints[:, 2:] == 0, np.nan, keypoints[:, :2])  # (K, 2)
+    seen = keypoints[:, 2] != 0
+    if not seen.any():
+        raise ValueError("has no visible landmark")
+    _all_finite(np.where(seen[:, None], landmarks, 0.0))
+    return Face(_picture([folder / name for folder in folders]), landmarks, _coco_box(annotation, landmarks[seen]))
+
+
+def _coco_box(annotation: dict[str, Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    if "center" in annotation and "scale" in annotation:
+        centre, scale = _array(annotation, "center", 2), _array(annotation, "scale", 1, 2)
+        half = np.broadcast_to(scale, 2) * (_MMPOSE_UNIT / 2)
+        return np.concatenate([centre - half, centre + half])
+    if "bbox" in annotation:
+        box = _array(annotation, "bbox", 4)
+        return np.concatenate([box[:2], box[:2] + box[2:]])
+    return _landmark_box(points)
+
+
+def _array(annotation: dict[str, Any], key: str, *lengths: int) -> NDArray[np.float64]:
+    try:
+        values = np.array(annotation[key], dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} must be numbers, but is {str(annotation[key])[:80]}") from None
+    if len(values) not in lengths:
+        raise ValueError(f"{key} must have {' or '.join(map(str, lengths))} numbers, has {len(values)}")
+    return values
+
+
+def _landmark_box(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])

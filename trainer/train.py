@@ -1,0 +1,96 @@
+"""python -m trainer.train CONFIG.yaml [--optim.lr 1e-3 ...]: trains one configuration, standalone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config import TrainConfig
+from trainer.settings import ArgumentParser, ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    parser = ArgumentParser(prog="python -m trainer.train", description=__doc__)
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings; without it, the defaults")
+    parser.add_argument("--resume", metavar="RUN_DIR", help="go on with the run in this folder, with the config it has")
+    parser.add_settings(TrainConfig)
+    arguments = parser.parse(argv)
+    try:
+        config, checkpoint = _prepare(arguments.config, arguments.resume, parser.overrides(arguments))
+        return _train(config, checkpoint)
+    except ConfigError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; go on with --resume and the run folder", file=sys.stderr)
+        return 130
+
+
+def _prepare(path: str | None, resume: str | None, overrides: dict[str, str]) -> tuple[TrainConfig, Path | None]:
+    """The config to train and the checkpoint to go on from."""
+    if resume is not None:
+        if path is not None or overrides:
+            raise ConfigError("--resume: goes on with the config of its folder; no other setting may be given")
+        folder = Path(resume)
+        config = TrainConfig.load(folder / "config.yaml").replace({"run.output": str(folder)})
+        last = folder / "last.pt"
+        return config, last if last.exists() else None
+    config = TrainConfig.load(path, overrides)
+    if config.run.output is None:
+        return config.replace({"run.output": str(_free_folder(Path("runs"), Path(path or "default").stem))}), None
+    if (Path(config.run.output) / "last.pt").exists():
+        raise ConfigError(
+            f"run.output = {config.run.output!r}: already holds a run (go on with it: --resume {config.run.output}; "
+            f"or name another folder)"
+        )
+    return config, None
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2 and so on where that exists."""
+    number, folder = 1, parent / name
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+def _train(config: TrainConfig, checkpoint: Path | None) -> int:
+    from trainer import engine  # imports torch: --help and a bad setting need not wait for it
+    from trainer.annotations import DataError
+    from trainer.checkpoint import CheckpointError
+    from trainer.model import ModelError
+
+    show = _Progress(config.optim.epochs) if sys.stderr.isatty() else None
+    try:
+        result = engine.train(config, report=show, resume_from=checkpoint)
+    except (DataError, CheckpointError, ModelError, engine.NonFiniteError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(f"best val NME {result.best_nme:.4%} (epoch {result.best_epoch} of {result.epochs})  {result.folder}")
+    return 0
+
+
+class _Progress:
+    """One line an epoch, with the time that is left."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._seconds: list[float] = []
+
+    def __call__(self, result: object) -> None:
+        epoch, row = result.epoch, result.metrics  # type: ignore[attr-defined]
+        self._seconds.append(row["epoch_seconds"])
+        left = (self._epochs - epoch) * sum(self._seconds[-5:]) / len(self._seconds[-5:])
+        print(
+            f"epoch {epoch:3d}/{self._epochs}  loss {row['train/loss']:8.4f}  val NME {row['val/nme']:7.3%}"
+            f"  best {row['best_nme']:7.3%}  {row['images_per_second']:6.1f} images/s"
+            f"  {time.strftime('%H:%M:%S', time.gmtime(left))} left",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
