@@ -6,6 +6,7 @@ forget to stop a trial. These decide the same for the same curves, however often
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import median
 
@@ -30,22 +31,29 @@ def should_prune(config: PrunerConfig, number: int, epoch: int, curves: Mapping[
     first = config.min_epochs
     if config.name == "hyperband":
         first *= config.reduction ** (number % config.brackets)
-    return is_rung(epoch, first, config.reduction) and not _in_top(number, epoch, curves, config.reduction)
+    rung = last_rung(epoch, first, config.reduction)
+    return rung is not None and not _in_top(number, rung, curves, config.reduction)
 
 
-def is_rung(epoch: int, first: int, reduction: int) -> bool:
-    """Whether an epoch is first, first x reduction, first x reduction^2, ..."""
+def last_rung(epoch: int, first: int, reduction: int) -> int | None:
+    """The last of first, first x reduction, first x reduction^2, ... up to an epoch; None before the first."""
+    if epoch < first:
+        return None
     rung = first
-    while rung < epoch:
+    while rung * reduction <= epoch:
         rung *= reduction
-    return rung == epoch
+    return rung
 
 
-def _in_top(number: int, epoch: int, curves: Mapping[int, Curve], reduction: int) -> bool:
-    """Asynchronous successive halving (Li et al., MLSys 2020): the best 1/reduction of those seen at a rung go on."""
-    values = sorted(curve[epoch] for curve in curves.values() if epoch in curve)
-    places = max(1, len(values) // reduction)
-    return curves[number][epoch] <= values[places - 1]
+def _in_top(number: int, rung: int, curves: Mapping[int, Curve], reduction: int) -> bool:
+    """Asynchronous successive halving (Li et al., MLSys 2020): the best 1/reduction of those seen at a rung go on.
+
+    The first to come to a rung has no one to compare with; it is compared again at each later epoch, so that a bad trial
+    that came early does not run to its end.
+    """
+    values = sorted(curve[rung] for curve in curves.values() if rung in curve)
+    places = math.ceil(len(values) / reduction)
+    return curves[number][rung] <= values[places - 1]
 
 
 def _below_median(config: PrunerConfig, number: int, epoch: int, curves: Mapping[int, Curve]) -> bool:
