@@ -48,8 +48,8 @@ def last_rung(epoch: int, first: int, reduction: int) -> int | None:
 def _in_top(number: int, rung: int, curves: Mapping[int, Curve], reduction: int) -> bool:
     """Asynchronous successive halving (Li et al., MLSys 2020): the best 1/reduction of those seen at a rung go on.
 
-    The first to come to a rung has no one to compare with; it is compared again at each later epoch, so that a bad trial
-    that came early does not run to its end.
+    The first to come to a rung has no one to compare with; it is compared again at each later epoch, so that a bad
+    trial that came early does not run to its end.
     """
     values = sorted(curve[rung] for curve in curves.values() if rung in curve)
     places = math.ceil(len(values) / reduction)
