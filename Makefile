@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 constraints: $(READY)
-	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > constraints.new
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > constraints.new
 	mv constraints.new constraints.txt
 
 clean:

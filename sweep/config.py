@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from sweep.secrets import redact
 from sweep.space import Dimension, Params, check_params, parse_space
 from trainer import settings
 from trainer.config import TrainConfig
@@ -97,8 +98,9 @@ class SweepConfig(Section):
         return tree
 
     def tree(self) -> Tree:
-        """Returns the plain nested mapping that `load_sweep` reads back."""
-        return self.model_dump(mode="json")
+        """Returns the plain nested mapping that `load_sweep` reads back, without the passwords of its URLs."""
+        tree = self.model_dump(mode="json")
+        return tree | {key: redact(tree[key]) for key in ("study", "mlflow_uri") if tree[key]}
 
     def dump(self, path: Path) -> None:
         settings.write_yaml(self.tree(), path)

@@ -33,11 +33,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweep import trainable
-from sweep.config import ResourcesConfig, SweepConfig
+from sweep.config import SweepConfig
 from sweep.ledger import Ledger
+from sweep.resources import limit_slots
 from sweep.stop import StopRequest
 from sweep.study import State
-from trainer.settings import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -56,25 +56,9 @@ def ray_session(config: SweepConfig) -> Iterator[None]:
 
 
 def count_slots(config: SweepConfig) -> int:
-    """How many trials fit at once (at most `slots`).
-
-    Raises:
-        ConfigError: a trial asks for more than any machine of the cluster has.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fitting = sum(_fits(config.resources, node) for node in nodes)
-    if fitting == 0:
-        have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes) or "nothing"
-        raise ConfigError(
-            f"resources.cpus = {config.resources.cpus:g}, resources.gpus = {config.resources.gpus:g}: "
-            f"a trial must fit on one machine, and the machines have: {have}"
-        )
-    return min(fitting, config.slots or fitting)
-
-
-def _fits(resources: ResourcesConfig, node: dict[str, float]) -> int:
-    asked = [(resources.cpus, node.get("CPU", 0.0)), (resources.gpus, node.get("GPU", 0.0))]
-    return min((int(has / wants + 1e-9) for wants, has in asked if wants > 0), default=int(node.get("CPU", 1)))
+    """How many trials fit at once on the machines of the Ray session; raises as `limit_slots`."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return limit_slots(config, [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive])
 
 
 def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from sweep.config import SweepConfig
 from sweep.console import format_seconds
+from sweep.resources import check_local
+from sweep.secrets import redact
 from sweep.session import make_projector
-from sweep.tracking import TrackingUnavailable, redact, resolve_uri
-from trainer.config import available_cores
+from sweep.tracking import TrackingUnavailable, resolve_uri
 from trainer.crops import load_split
-from trainer.settings import ConfigError
 from trainer.speed import Speed, measure_speed
 
 
@@ -22,7 +20,7 @@ def dry_run(config: SweepConfig) -> str:
     Raises:
         ConfigError, DataError: what would have stopped the sweep.
     """
-    slots = local_slots(config)
+    slots = min(check_local(config) or config.slots or 1, config.trials)
     lines = [f"sweep {config.name}: {config.trials} trials into {config.folder}"]
     lines += [f"  space      {d.key}: {d.kind} {d.choices or (d.low, d.high)}" for d in config.dimensions]
     lines.append(
@@ -37,22 +35,6 @@ def dry_run(config: SweepConfig) -> str:
         f"validation {format_seconds(speed.validation_seconds)}; memory {_gigabytes(speed.memory_bytes)} a trial"
     )
     return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
-
-
-def local_slots(config: SweepConfig) -> int:
-    """Trials at the same time on this machine, without starting Ray.
-
-    Raises:
-        ConfigError: a trial asks for more than this machine has.
-    """
-    cpus, gpus = available_cores(), torch.cuda.device_count()
-    asked = [("cpus", config.resources.cpus, cpus), ("gpus", config.resources.gpus, gpus)]
-    if config.ray_address is None:
-        for name, wanted, there in asked:
-            if wanted > there:
-                raise ConfigError(f"resources.{name} = {wanted:g}: this machine has {there}")
-    fit = min((int(there / wanted) for _, wanted, there in asked if wanted > 0), default=cpus)
-    return min(fit, config.slots or fit, config.trials)
 
 
 def _check_mlflow(config: SweepConfig) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import threading
 import time
 import traceback
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import yaml
 
 from sweep.events import Event, EventKind, read_events
+from sweep.secrets import redact
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,6 @@ _MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some
 
 class TrackingUnavailable(Exception):
     """MLflow cannot be reached or cannot answer now; what was sent until then is kept. The message holds no secret."""
-
-
-def redact(text: str) -> str:
-    """The text with every password in it, as in scheme://user:password@host or ?password=..., replaced by ***."""
-    text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
-    return re.sub(r"(password=)[^&\s'\"]+", r"\1***", text)
 
 
 @dataclass(frozen=True)
@@ -140,6 +134,8 @@ def _start_trial(update: RunUpdate, event: Event) -> None:
     assert event.trial is not None
     update.started, update.name = update.started or _ms(event.time), trial_name(event.trial, data["params"])
     update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
+    if "run.output" in update.params:  # a tag: as a parameter, it would be the one that differs between all trials
+        update.tags["starsweep.folder"] = update.params.pop("run.output")[:_MAX_TAG]
     update.tags["starsweep.state"] = "RUNNING"
     if data.get("attempt") is not None:
         update.tags["starsweep.attempt"] = str(data["attempt"])

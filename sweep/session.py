@@ -22,9 +22,11 @@ from sweep.events import Event, EventKind, EventLog
 from sweep.ledger import Ledger
 from sweep.provenance import provenance
 from sweep.report import render
+from sweep.resources import check_local
+from sweep.secrets import redact
 from sweep.stop import StopRequest
 from sweep.study import Study, StudyMismatchError
-from sweep.tracking import BackgroundWriter, Projector, redact, resolve_uri
+from sweep.tracking import BackgroundWriter, Projector, resolve_uri
 from trainer.settings import ConfigError
 
 EVENTS_FILE, MLFLOW_STATE_FILE = "events.jsonl", "mlflow.json"
@@ -47,34 +49,53 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         ConfigError: the sweep is running already, exists with other settings, or a trial asks for too much.
         DataError: faces are missing or faulty.
     """
+    check_local(config)
     config.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(FileLock(config.folder / ".lock").acquire(timeout=0))
-            study = _open_study(config)
         except Timeout:
             raise ConfigError(f"name = {config.name!r}: this sweep is running already, in {config.folder}") from None
-        except StudyMismatchError as error:
-            raise ConfigError(str(error)) from None
         stack.enter_context(_logging(config.folder / "sweep.log", console))
-        config.dump(config.folder / "sweep.yaml")
-        log = stack.enter_context(EventLog(config.folder / EVENTS_FILE))
+        # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
+        study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
+        slots = 0
+        if study is None or not study.satisfies(config.trials):
+            slots = _make_ready(config, stack, console)
+        return _run_opened(config, study or _open_study(config), slots, console, command)
+
+
+def _make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Console) -> int:
+    """Builds the crop cache while Ray starts; gives the number of trials that fit at once."""
+    with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
+        preparation = _Preparation(config)
+        from sweep import executor  # imports ray, while the faces are prepared
+
+        stack.enter_context(executor.ray_session(config))
+        slots = executor.count_slots(config)
+        preparation.result()
+    return slots
+
+
+def _run_opened(config: SweepConfig, study: Study, slots: int, console: Console, command: str) -> int:
+    """Runs what is left, with everything noted; see `run_sweep` for the exit code."""
+    stop, state = StopRequest(), "FAILED"
+    config.dump(config.folder / "sweep.yaml")
+    with EventLog(config.folder / EVENTS_FILE) as log:
         log.append(_sweep_started(config, command))
         writer = BackgroundWriter(make_projector(config))
         writer.start()
         ledger = Ledger(config, study, log)
-        stop = StopRequest()
-        state = "FAILED"
         try:
-            if not ledger.exhausted:
-                _run_trials(config, ledger, stop, writer, console)
+            if slots:
+                _run_trials(config, ledger, slots, stop, writer, console)
             state = "KILLED" if stop.by_user else "FINISHED"
         finally:
             _tidy(config, ledger)
             log.append(_sweep_ended(config, ledger, state))
             sent = writer.close(_CLOSING_SECONDS)
-        _conclude(config, ledger, console, command, sent, stop)
-        return 130 if stop.by_user else 0
+    _conclude(config, ledger, console, command, sent, stop)
+    return 130 if stop.by_user else 0
 
 
 def make_projector(config: SweepConfig) -> Projector:
@@ -92,32 +113,23 @@ def make_projector(config: SweepConfig) -> Projector:
 
 
 def _run_trials(
-    config: SweepConfig, ledger: Ledger, stop: StopRequest, writer: BackgroundWriter, console: Console
+    config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest, writer: BackgroundWriter, console: Console
 ) -> None:
-    with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
-        preparation = _Preparation(config)
-        from sweep import executor  # imports ray, while the faces are prepared
+    from sweep import executor
 
-        session = executor.ray_session(config)
-        session.__enter__()
-    try:
-        slots = executor.count_slots(config)
-        preparation.result()
-        board = Board(config, lambda: ledger.records, slots, lambda: writer.lag, console)
+    board = Board(config, lambda: ledger.records, slots, lambda: writer.lag, console)
 
-        def heed(event: Event) -> None:
-            writer.wake()
-            if event.kind is EventKind.TRIAL_ENDED:
-                _tidy(config, ledger)
-            board.take(event)
+    def heed(event: Event) -> None:
+        writer.wake()
+        if event.kind is EventKind.TRIAL_ENDED:
+            _tidy(config, ledger)
+        board.take(event)
 
-        ledger.listen(heed)
-        with _signals(stop), board:
-            executor.execute(config, ledger, slots, stop)
-            if stop:
-                ledger.interrupt()
-    finally:
-        session.__exit__(None, None, None)
+    ledger.listen(heed)
+    with _signals(stop), board:
+        executor.execute(config, ledger, slots, stop)
+        if stop:
+            ledger.interrupt()
 
 
 class _Preparation:
@@ -147,7 +159,12 @@ class _Preparation:
 
 def _open_study(config: SweepConfig) -> Study:
     url = config.study or f"sqlite:///{config.folder / 'study.db'}"
-    return Study.open(url, config.name, config.dimensions, config.sampler, config.seed, config.decisive(), config.known)
+    try:
+        return Study.open(
+            url, config.name, config.dimensions, config.sampler, config.seed, config.decisive(), config.known
+        )
+    except StudyMismatchError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _tidy(config: SweepConfig, ledger: Ledger) -> None:
@@ -204,7 +221,7 @@ def _conclude(
     say(leaderboard.summary_line(records))
     folder = os.path.relpath(config.folder)
     uri = resolve_uri(config.mlflow_uri, config.folder.parent)
-    say(f"everything lies in {folder} (leaderboard.csv, best.yaml, events.jsonl, trials)")
+    say(f"everything lies in {folder}")
     if uri.startswith("http"):
         say(f"compare in MLflow:  {redact(uri)}, experiment {config.mlflow_experiment}")
     else:

@@ -141,6 +141,10 @@ class Study:
         """Learning curves of all trials that have reported."""
         return {r.number: r.curve for r in self._records.values() if r.curve}
 
+    def satisfies(self, trials: int) -> bool:
+        """Whether so many trials are finished and none runs."""
+        return len(self._records) >= trials and all(r.state.finished for r in self._records.values())
+
     def record(self, number: int) -> TrialRecord:
         return self._records[number]
 

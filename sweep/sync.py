@@ -23,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = _find(arguments.sweep, Path(arguments.output))
         overrides = {"mlflow_uri": arguments.mlflow_uri} if arguments.mlflow_uri else {}
         config = load_sweep(folder / "sweep.yaml", {**overrides, "output": str(folder.parent), "name": folder.name})
+        if config.mlflow_uri and "***" in config.mlflow_uri:
+            raise ConfigError(
+                f"mlflow_uri: {config.mlflow_uri} is kept without its password; give it with --mlflow_uri"
+            )
         sent = make_projector(config).catch_up()
     except (ConfigError, ValueError) as error:
         parser.error(str(error))

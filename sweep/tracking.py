@@ -31,8 +31,8 @@ from sweep.projector import (
     best_facts,
     fold,
     identify,
-    redact,
 )
+from sweep.secrets import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,6 +65,9 @@ _AWAY = frozenset(
     }
 )
 _GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"})  # as for a deleted run
+
+
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's views for training, not for GenAI
 
 
 def resolve_uri(uri: str | None, output: Path) -> str:
@@ -180,7 +183,7 @@ class _Server:
         if experiment is None:
             location = artifact_root.resolve().as_uri() if artifact_root else None
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return str(self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
             except MlflowException as error:
                 experiment = self._client.get_experiment_by_name(name)  # another process was faster
                 if experiment is None or error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -153,9 +153,9 @@ def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int,
         checkpoint.save(best, folder / checkpoint.BEST)
         np.save(folder / BEST_NME_FILE, evaluation.nme)
     return {
+        "best_nme": run.best_nme,
         "train/loss": loss,
         **{f"val/{name}": value for name, value in found.items()},
-        "best_nme": run.best_nme,
         "lr": lr,
         "images_per_second": faces / (trained - started),
         "epoch_seconds": time.perf_counter() - started,

@@ -1,0 +1,68 @@
+"""python -m trainer.show CONFIG.yaml --out sheet.png: faces of a data set as the network gets them, with landmarks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.annotations import DataError
+from trainer.augment import augment, generator
+from trainer.config import TrainConfig
+from trainer.crops import CropSplit, load_split
+from trainer.settings import ArgumentParser, ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+    parser = ArgumentParser(prog="python -m trainer.show", description=__doc__)
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings; without it, the defaults")
+    parser.add_argument("--out", metavar="PNG", type=Path, required=True, help="picture to write")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="faces [default: train]")
+    parser.add_argument("--columns", type=int, default=8, metavar="N", help="faces a row [default: 8]")
+    parser.add_argument("--rows", type=int, default=3, metavar="N", help="rows of faces [default: 3]")
+    parser.add_argument("--augmented", action="store_true", help="as augmented in the first epoch")
+    parser.add_argument("--plain", action="store_true", help="without landmarks")
+    parser.add_settings(TrainConfig, sections=["data", "run"])
+    arguments = parser.parse(argv)
+    try:
+        config = TrainConfig.load(arguments.config, parser.overrides(arguments))
+        split = load_split(config.data, arguments.split)
+    except ConfigError as error:
+        parser.error(str(error))
+    except DataError as error:
+        print(f"DataError: {error}", file=sys.stderr)
+        return 1
+    count = min(arguments.columns * arguments.rows, len(split))
+    tiles = [draw_face(split, i, config, arguments.augmented, not arguments.plain) for i in range(count)]
+    blank = np.full_like(tiles[0], 255)
+    tiles += [blank] * (-len(tiles) % arguments.columns)
+    rows = [np.hstack(tiles[i : i + arguments.columns]) for i in range(0, len(tiles), arguments.columns)]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(arguments.out), np.vstack(rows)[..., ::-1])
+    print(arguments.out)
+    return 0
+
+
+def draw_face(split: CropSplit, index: int, config: TrainConfig, augmented: bool, dots: bool) -> NDArray[np.uint8]:
+    """One face, (S, S, 3) RGB, enlarged to at least 128 pixels a side, with its landmarks."""
+    size, margin = split.size, split.margin
+    picture = split.images[index][margin : margin + size, margin : margin + size]
+    landmarks = split.landmarks[index]
+    if augmented:
+        rng = generator(config.run.seed, 1, index)
+        flip = np.array(config.data.landmarks.flip)
+        picture, landmarks, _ = augment(split.images[index], landmarks, flip, config.data.augment, rng, size)
+    factor = max(1, -(-128 // size))
+    tile = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    for point in ((landmarks + 0.5) * factor - 0.5)[np.isfinite(landmarks).all(1)] if dots else ():
+        cv2.circle(tile, tuple(int(v) for v in point * 16), max(1, size * factor // 160) * 16, (80, 255, 80), -1, 16, 4)
+    return tile.astype(np.uint8)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
