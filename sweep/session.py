@@ -26,7 +26,8 @@ from sweep.resources import check_local
 from sweep.secrets import redact
 from sweep.stop import StopRequest
 from sweep.study import Study, StudyMismatchError
-from sweep.tracking import BackgroundWriter, Projector, resolve_uri
+from sweep.tracking import Projector, resolve_uri
+from sweep.writer import BackgroundWriter
 from trainer.settings import ConfigError
 
 EVENTS_FILE, MLFLOW_STATE_FILE = "events.jsonl", "mlflow.json"

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from sweep.events import Event, read_events
-from sweep.projector import (
+from sweep.projection import (
     PARENT,
     Artifact,
-    BackgroundWriter,
     Progress,
     RunUpdate,
     TrackingUnavailable,
@@ -37,7 +36,6 @@ from sweep.secrets import redact
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["BackgroundWriter", "Projector", "TrackingUnavailable", "redact", "resolve_uri"]
 
 logger = logging.getLogger(__name__)
 

@@ -74,9 +74,9 @@ def predict_picture(
     import torch
 
     from trainer.coords import invert, to_pixels, transform
-    from trainer.crops import crop_face, read_picture
     from trainer.inference import predict, run_model
     from trainer.losses import heatmap_probabilities, spatial_moments
+    from trainer.pictures import crop_face, read_picture
 
     picture = read_picture(path)
     size = config.data.image_size

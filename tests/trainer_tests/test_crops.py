@@ -22,7 +22,8 @@ from trainer import crops
 from trainer.annotations import DataError, read_split
 from trainer.config import DataConfig
 from trainer.coords import crop_matrix, transform
-from trainer.crops import canvas_size, crop_face, load_split, read_picture
+from trainer.crops import canvas_size, load_split
+from trainer.pictures import crop_face, read_picture
 
 PROJECT = Path(__file__).parents[2]
 RNG = np.random.default_rng(11)
@@ -165,7 +166,7 @@ def test_files_that_are_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_picture(tmp_path / "none.jpg")
     with pytest.raises(DataError, match="cannot be read"):
         read_picture(tmp_path)
-    monkeypatch.setattr(crops, "_MOST_PIXELS", 99)
+    monkeypatch.setattr("trainer.pictures._MOST_PIXELS", 99)
     for suffix in ("png", "jpg"):
         path = encode(tmp_path / f"large.{suffix}", np.zeros((10, 10, 3), np.uint8))
         with pytest.raises(DataError, match=r"large\.\w+: is larger than 99 pixels"):
