@@ -58,11 +58,11 @@ class DataConfig(Section):
     val_list: str | None = Field(None, description="validation list; null: val_fraction is cut from training [path]")
     test_list: str | None = Field(None, description="list of test faces; null: the reader's usual name [path]")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of training groups cut for validation [fraction]")
-    split_seed: int = Field(0, ge=0, description="seed of that cut and of the *_faces samples [integer]")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="seed of that cut and of the *_faces samples [integer]")
     train_faces: int | None = Field(None, ge=1, description="training faces used; null: all (synthetic: 1600) [faces]")
     val_faces: int | None = Field(None, ge=1, description="validation faces used; null: all (synthetic: 200) [faces]")
     test_faces: int | None = Field(None, ge=1, description="test faces used; null: all (synthetic: 300) [faces]")
-    synthetic_seed: int = Field(0, ge=0, description="seed of the procedural faces [integer]")
+    synthetic_seed: int = Field(0, ge=0, lt=2**63, description="seed of the procedural faces [integer]")
     skip_bad: bool = Field(False, description="skip and count faulty faces instead of stopping at the first")
     image_size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the network's input [pixels]")
     box_scale: float = Field(1.25, ge=1, le=4, description="enlargement of the face box before cropping [factor]")
@@ -88,12 +88,14 @@ class DataConfig(Section):
         if self.kind != "coco" and self.layout not in (None, expected):
             raise ValueError(f"data.layout = {self.layout!r}: data.kind {self.kind} always has layout {expected}")
         if self.kind == "synthetic":
-            for name in ("root", "train_list", "val_list", "test_list"):
+            for name in ("root", "train_list", "val_list", "test_list", "val_fraction", "split_seed", "skip_bad"):
                 _refuse(self, name, "data", "data.kind synthetic reads no files")
         elif self.root is None:
             raise ValueError(f"data.root: data.kind {self.kind} needs the folder of the data set")
         else:
             _refuse(self, "synthetic_seed", "data", f"data.kind {self.kind} draws no faces")
+            if self.val_list is not None:
+                _refuse(self, "val_fraction", "data", "data.val_list is given")
         return self
 
 
@@ -154,6 +156,8 @@ class OptimConfig(Section):
         if self.schedule != "multistep":
             for name in ("milestones", "gamma"):
                 _refuse(self, name, "optim", f"optim.schedule {self.schedule} has no milestones")
+        elif not self.milestones:
+            _refuse(self, "gamma", "optim", "optim.milestones is empty")
         elif list(self.milestones) != sorted(set(self.milestones)) or not all(
             0 < m < self.epochs for m in self.milestones
         ):
@@ -168,7 +172,7 @@ class OptimConfig(Section):
 
 class RunConfig(Section):
     output: str | None = Field(None, description="run folder; null: runs/<name of the config> [path]")
-    seed: int = Field(0, ge=0, description="seed of initial weights, order of faces and augmentation [integer]")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order of faces and augmentation [integer]")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
     threads: int | None = Field(
         None,

@@ -172,13 +172,13 @@ def _train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, 
     step, lr, faces = (epoch - 1) * steps, 0.0, 0
     run.model.train()
     for number, batch in enumerate(training_batches(split, run.config, epoch), 1):
+        lr = learning_rate(step, optim, steps)
         share = min(optim.accumulate, batches - (number - 1) // optim.accumulate * optim.accumulate)
         loss = forward(run, batch, loss_of)
         (loss / share).backward()
         losses.append(loss.detach())
         faces += len(batch.pictures)
         if number % optim.accumulate == 0 or number == batches:
-            lr = learning_rate(step, optim, steps)
             optimizer_step(run, lr)
             step += 1
         if run.device.type == "cpu" or number % 50 == 0 or number == batches:  # elsewhere a look would stall the device

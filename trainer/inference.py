@@ -24,7 +24,7 @@ from trainer.dataset import evaluation_batches
 from trainer.landmarks import Layout
 from trainer.losses import decode
 from trainer.model import LandmarkNet
-from trainer.settings import apply_overrides
+from trainer.settings import ConfigError, apply_overrides
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,15 @@ def run_model(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor
 
 
 def select_device(name: str) -> torch.device:
-    """The device of run.device; auto takes cuda, else mps, else cpu."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device of run.device; auto takes cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name not in ("auto", *there):
+        raise ConfigError(f"run.device = {name!r}: this machine has none (allowed: auto, {', '.join(there)})")
+    return torch.device(there[0] if name == "auto" else name)
 
 
 def place(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -122,6 +125,10 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
     """
     path = path / checkpoint.BEST if path.is_dir() else path
     state = checkpoint.load(path)
+    if "optimizer" in state:
+        raise checkpoint.CheckpointError(f"{path}: holds the state of a run to go on from; give its {checkpoint.BEST}")
+    if not {"config", "model"} <= state.keys():
+        raise checkpoint.CheckpointError(f"{path}: holds no config or no weights")
     tree = state["config"]
     apply_overrides(TrainConfig, tree, overrides or {})
     config = TrainConfig.from_tree(tree, str(path)).resolved()

@@ -8,60 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainer.config import LossConfig
+from trainer.heatmap import spatial_moments
 
 _SMOOTH = 0.01  # scale of the smooth-L1 distance inside STAR, in units of [-1, 1]
-_EPSILON = 1e-5  # added to variances and normalisers by the published STAR code
+_EPSILON = 1e-5  # added to variances by the published STAR code
 _ROUND = 1e-4  # eigenvalues closer than this (relative) count as equal: a round heatmap has no axes to turn
 _TINY = 1e-24  # keeps the square root differentiable for one-hot heatmaps, whose covariance is 0
 
 Distance = Callable[[Tensor], Tensor]
-
-
-class Moments(NamedTuple):
-    """First and second moments of heatmaps: mean (B, K, 2), variances xx, yy and covariance xy (B, K)."""
-
-    mean: Tensor
-    xx: Tensor
-    yy: Tensor
-    xy: Tensor
-
-
-def heatmap_probabilities(logits: Tensor) -> Tensor:
-    """Softmax over the cells of each heatmap: (B, K, H, W) -> (B, K, H, W), summing to 1."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return wide.flatten(2).softmax(-1).view(wide.shape)
-
-
-def soft_argmax(probabilities: Tensor) -> Tensor:
-    """Mean position of heatmaps (B, K, H, W) -> (B, K, 2), in [-1, 1]."""
-    x, y = _axes(probabilities)
-    return torch.stack([probabilities.sum(2) @ x, probabilities.sum(3) @ y], dim=-1)
-
-
-def spatial_moments(probabilities: Tensor) -> Moments:
-    """Mean and covariance of heatmaps (B, K, H, W), as sums that separate over rows and columns.
-
-    The covariance is the unbiased one for weighted samples, S / (V1 - V2 / V1) with V1 = sum p + 1e-5 and
-    V2 = sum p^2 + 1e-5, as the published STAR code takes it (Zhou et al., CVPR 2023, section 3.2).
-    """
-    p = probabilities
-    x, y = _axes(p)
-    columns, rows = p.sum(2), p.sum(3)  # (B, K, W), (B, K, H)
-    mean_x, mean_y = columns @ x, rows @ y  # (B, K)
-    dx, dy = x - mean_x[..., None], y - mean_y[..., None]  # (B, K, W), (B, K, H)
-    v1 = columns.sum(-1) + _EPSILON
-    v2 = p.square().sum((2, 3)) + _EPSILON
-    norm = v1 - v2 / v1
-    xx = (columns * dx.square()).sum(-1) / norm
-    yy = (rows * dy.square()).sum(-1) / norm
-    xy = (torch.matmul(p, dx[..., None])[..., 0] * dy).sum(-1) / norm
-    return Moments(torch.stack([mean_x, mean_y], dim=-1), xx, yy, xy)
 
 
 def star_loss(
@@ -88,7 +47,9 @@ def star_loss(
     Returns:
         The mean over the landmarks that are there, 0 if there are none; a scalar.
     """
-    moments = spatial_moments(heatmap_probabilities(logits))
+    if mask is not None:  # a NaN that counts for nothing must not reach the gradient either
+        target = torch.where(mask.to(torch.bool)[..., None], target, target.new_zeros(()))
+    moments = spatial_moments(logits)
     ex, ey = (target.to(moments.mean.dtype) - moments.mean).unbind(-1)  # (B, K) each
     half, lean = (moments.xx + moments.yy) / 2, (moments.xx - moments.yy) / 2
     gap = (lean.square() + moments.xy.square() + (_ROUND * half).square() + _TINY).sqrt()
@@ -120,18 +81,17 @@ class LandmarkLoss:
         self.config = config
 
     def __call__(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        target = torch.where(mask[..., None], target, target.new_zeros(()))
         if self.config.name == "star":
             return star_loss(
                 output, target, star_weight=self.config.star_weight, distance=self.config.distance, mask=mask
             )
-        error = (decode(output) - target).abs()  # (B, K, 2)
+        error = (decode(output) - torch.where(mask[..., None], target, target.new_zeros(()))).abs()  # (B, K, 2)
         return masked_mean(_COORDINATE_LOSSES[self.config.name](error).sum(-1), mask)
 
 
 def decode(output: Tensor) -> Tensor:
     """Coordinates (B, K, 2) in [-1, 1] from heatmap logits (B, K, H, W); coordinates pass through as float32."""
-    return soft_argmax(heatmap_probabilities(output)) if output.ndim == 4 else output.float()
+    return spatial_moments(output).mean if output.ndim == 4 else output.float()
 
 
 def smooth_l1(error: Tensor, beta: float = _SMOOTH) -> Tensor:
@@ -153,12 +113,6 @@ def soft_wing(error: Tensor, low: float = 0.016, high: float = 0.16, curvature: 
     size = error.abs()
     offset = low - high * math.log1p(low / curvature)
     return torch.where(size < low, size, high * (size / curvature).log1p() + offset)
-
-
-def _axes(p: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = p.shape[-2:]
-    x = torch.linspace(-1, 1, width, dtype=p.dtype, device=p.device)
-    return x, torch.linspace(-1, 1, height, dtype=p.dtype, device=p.device)
 
 
 def _size(squared: Tensor) -> Tensor:

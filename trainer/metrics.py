@@ -65,14 +65,14 @@ def auc(nme: Floats, threshold: float = 0.10) -> float:
 
     The CED is a staircase, so its integral is the mean of what each face leaves free below the threshold.
     """
-    free = 1 - np.nan_to_num(np.asarray(nme, dtype=np.float64), nan=np.inf) / threshold
+    free = 1 - np.nan_to_num(np.asarray(nme, dtype=np.float64), nan=np.inf, posinf=np.inf) / threshold
     return float(np.clip(free, 0, None).mean())
 
 
 def ced(nme: Floats, limit: float = 0.10, points: int = 200) -> tuple[Floats, Floats]:
     """Cumulative error distribution: NME thresholds (P,) from 0 to limit, share of faces at most that wrong (P,)."""
     thresholds = np.linspace(0, limit, points)
-    finite = np.sort(np.nan_to_num(np.asarray(nme, dtype=np.float64), nan=np.inf))
+    finite = np.sort(np.nan_to_num(np.asarray(nme, dtype=np.float64), nan=np.inf, posinf=np.inf))
     return thresholds, np.searchsorted(finite, thresholds, side="right") / len(finite)
 
 

@@ -136,7 +136,10 @@ def _load_pretrained(backbone: Backbone, config: ModelConfig) -> None:
     try:
         backbone.load_state_dict(renamed)
     except RuntimeError as error:
-        raise ModelError(f"model.pretrained = {config.pretrained!r}: does not fit {config.backbone}: {error}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model.pretrained = {config.pretrained!r}: does not fit {config.backbone}: {reason}"
+        ) from None
 
 
 def _our_name(key: str) -> str:

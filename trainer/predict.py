@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.settings import ArgumentParser
+from trainer.settings import ArgumentParser, ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     failed = 0
     try:
-        config, model = load_trained(arguments.checkpoint)
+        config, model = load_trained(arguments.checkpoint, {"run.device": "auto"})
         arguments.out.mkdir(parents=True, exist_ok=True)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, ConfigError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     for image in arguments.images:
@@ -74,8 +74,8 @@ def predict_picture(
     import torch
 
     from trainer.coords import invert, to_pixels, transform
+    from trainer.heatmap import spatial_moments
     from trainer.inference import predict, run_model
-    from trainer.losses import heatmap_probabilities, spatial_moments
     from trainer.pictures import crop_face, read_picture
 
     picture = read_picture(path)
@@ -87,7 +87,7 @@ def predict_picture(
     with torch.inference_mode():
         points = to_pixels(predict(model, pictures, config)[0].cpu().double().numpy(), size)
         output = run_model(model, pictures, config)
-        moments = spatial_moments(heatmap_probabilities(output)) if output.ndim == 4 else None
+        moments = spatial_moments(output) if output.ndim == 4 else None
     landmarks = transform(points, back)
     found = {
         "image": path.name,
@@ -137,7 +137,7 @@ def _box(text: str) -> NDArray[np.float64]:
         box = np.array([float(v) for v in text.split(",")])
     except ValueError:
         box = np.array([])
-    if box.shape != (4,) or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
+    if box.shape != (4,) or not (np.abs(box) < 1e6).all() or box[2] <= box[0] or box[3] <= box[1]:
         raise argparse.ArgumentTypeError(f"{text!r}: must be four numbers X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
     return box
 

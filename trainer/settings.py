@@ -31,6 +31,8 @@ class Section(BaseModel):
 
 M = TypeVar("M", bound=Section)
 Tree = dict[str, Any]
+# ConfigError is a ValueError; the others come from tags such as !!map on what is none
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,7 +63,7 @@ def read_yaml(path: str | Path) -> Tree:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config file ({error})") from None
-    except (yaml.YAMLError, ConfigError, RecursionError, ValueError) as error:
+    except _YAML_ERRORS as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
@@ -180,7 +182,11 @@ def _section_of(info: FieldInfo) -> type[Section] | None:
 
 def _options(annotation: Any) -> list[Any]:
     """The alternatives of a union or literal; one for every other kind."""
-    return list(get_args(annotation)) if get_origin(annotation) in (Union, UnionType, Literal) else [annotation]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return [option for inner in get_args(annotation) for option in _options(inner)]
+    return [annotation]
 
 
 def _parse(info: FieldInfo, text: str) -> Any:
@@ -190,7 +196,7 @@ def _parse(info: FieldInfo, text: str) -> Any:
         return text
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ConfigError, RecursionError, ValueError):
+    except _YAML_ERRORS:
         return text
 
 

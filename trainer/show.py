@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plain", action="store_true", help="without landmarks")
     parser.add_settings(TrainConfig, sections=["data", "run"])
     arguments = parser.parse(argv)
+    if min(arguments.columns, arguments.rows) < 1 or arguments.out.suffix.lower() not in (".png", ".jpg"):
+        parser.error("--columns and --rows must be 1 or more, and --out a .png or .jpg")
     try:
         config = TrainConfig.load(arguments.config, parser.overrides(arguments))
         split = load_split(config.data, arguments.split)

@@ -66,7 +66,7 @@ def _train(config: TrainConfig, checkpoint: Path | None) -> int:
     show = _Progress(config.optim.epochs) if sys.stderr.isatty() else None
     try:
         result = engine.train(config, report=show, resume_from=checkpoint)
-    except (DataError, CheckpointError, ModelError, engine.NonFiniteError) as error:
+    except (DataError, CheckpointError, ModelError, engine.NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     print(f"best val NME {result.best_nme:.4%} (epoch {result.best_epoch} of {result.epochs})  {result.folder}")

@@ -1,0 +1,99 @@
+"""Imports go one way and each heavy package has one home, as the files themselves say."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+FILES = sorted(path for package in ("trainer", "sweep") for path in (PROJECT / package).rglob("*.py"))
+HOMES = {
+    "optuna": {"sweep/study.py"},
+    "mlflow": {"sweep/tracking.py"},
+    "ray": {"sweep/executor.py", "sweep/trainable.py"},
+}
+LIGHT = ["trainer.config", "trainer.landmarks", "trainer.settings", "trainer.train", "sweep.config", "sweep.space"]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of all that a file imports, at its top, inside of functions or for type checkers only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+files = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PROJECT)) for path in FILES])
+
+
+def test_the_files_were_found() -> None:
+    assert {"trainer.engine", "trainer.config", "sweep.study", "sweep.executor", "sweep.tracking"} <= set(MODULES)
+
+
+@files
+def test_the_trainer_knows_nothing_of_sweeps(path: Path) -> None:
+    if path.is_relative_to(PROJECT / "trainer"):
+        assert not packages(path) & {"ray", "optuna", "mlflow", "sweep"}
+
+
+@files
+def test_each_heavy_package_has_one_home(path: Path) -> None:
+    here = path.relative_to(PROJECT).as_posix()
+    for package, homes in HOMES.items():
+        assert package not in packages(path) or here in homes, f"{package} belongs into {sorted(homes)}"
+
+
+@pytest.mark.parametrize(("package", "home"), [(package, home) for package, homes in HOMES.items() for home in homes])
+def test_the_homes_are_lived_in(package: str, home: str) -> None:
+    assert package in packages(PROJECT / home)
+
+
+@pytest.mark.parametrize("name", ["config", "landmarks", "settings"])
+def test_settings_and_layouts_do_not_name_torch(name: str) -> None:
+    assert not packages(PROJECT / "trainer" / f"{name}.py") & {"torch", "torchvision"}
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_really_load_nothing_heavy(module: str) -> None:
+    heavy = ("torch", "torchvision", "ray", "optuna", "mlflow")
+    code = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_no_two_modules_import_each_other() -> None:
+    edges = {(name, other) for name, path in MODULES.items() for other in imported(path) if other in MODULES}
+    assert edges
+    assert sorted((a, b) for a, b in edges if a < b and (b, a) in edges) == []
+
+
+def test_imports_have_no_circle() -> None:
+    waiting = {
+        name: {other for other in imported(path) if other in MODULES and other != name}
+        for name, path in MODULES.items()
+    }
+    while free := [name for name, needs in waiting.items() if not needs & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, {name: sorted(needs & waiting.keys()) for name, needs in waiting.items()}
