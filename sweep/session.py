@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -24,7 +22,7 @@ from sweep.provenance import provenance
 from sweep.report import render
 from sweep.resources import check_local
 from sweep.secrets import redact
-from sweep.stop import StopRequest
+from sweep.stop import INTERRUPTED, StopRequest
 from sweep.study import Study, StudyMismatchError
 from sweep.tracking import Projector, resolve_uri
 from sweep.writer import BackgroundWriter
@@ -32,7 +30,6 @@ from trainer.settings import ConfigError
 
 EVENTS_FILE, MLFLOW_STATE_FILE = "events.jsonl", "mlflow.json"
 _CLOSING_SECONDS = 30.0  # how long the end of a sweep waits for MLflow
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
@@ -60,10 +57,14 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         stack.enter_context(_logging(config.folder / "sweep.log", console))
         # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
-        slots = 0
+        slots, stop = 0, stack.enter_context(StopRequest())
         if study is None or not study.satisfies(config.trials):
             slots = _make_ready(config, stack, console)
-        return _run_opened(config, study or _open_study(config), slots, console, command)
+            stop.listen()  # again: Ray has put handlers of its own in place
+        if stop and study is None:
+            console.print("interrupted before the first trial", highlight=False)
+            return INTERRUPTED
+        return _run_opened(config, study or _open_study(config), slots, stop, console, command)
 
 
 def _make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Console) -> int:
@@ -78,9 +79,11 @@ def _make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Conso
     return slots
 
 
-def _run_opened(config: SweepConfig, study: Study, slots: int, console: Console, command: str) -> int:
+def _run_opened(
+    config: SweepConfig, study: Study, slots: int, stop: StopRequest, console: Console, command: str
+) -> int:
     """Runs what is left, with everything noted; see `run_sweep` for the exit code."""
-    stop, state = StopRequest(), "FAILED"
+    state = "FAILED"
     config.dump(config.folder / "sweep.yaml")
     with EventLog(config.folder / EVENTS_FILE) as log:
         log.append(_sweep_started(config, command))
@@ -88,7 +91,7 @@ def _run_opened(config: SweepConfig, study: Study, slots: int, console: Console,
         writer.start()
         ledger = Ledger(config, study, log)
         try:
-            if slots:
+            if slots and not stop:
                 _run_trials(config, ledger, slots, stop, writer, console)
             state = "KILLED" if stop.by_user else "FINISHED"
         finally:
@@ -96,7 +99,7 @@ def _run_opened(config: SweepConfig, study: Study, slots: int, console: Console,
             log.append(_sweep_ended(config, ledger, state))
             sent = writer.close(_CLOSING_SECONDS)
     _conclude(config, ledger, console, command, sent, stop)
-    return 130 if stop.by_user else 0
+    return INTERRUPTED if stop.by_user else 0
 
 
 def make_projector(config: SweepConfig) -> Projector:
@@ -127,7 +130,7 @@ def _run_trials(
         board.take(event)
 
     ledger.listen(heed)
-    with _signals(stop), board:
+    with board:
         executor.execute(config, ledger, slots, stop)
         if stop:
             ledger.interrupt()
@@ -233,24 +236,6 @@ def _conclude(
         say(f"rerun the best:     python -m trainer.train {folder}/{leaderboard.BEST_FILE}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")
-
-
-@contextlib.contextmanager
-def _signals(stop: StopRequest) -> Iterator[None]:
-    """The first signal asks to stop, the second ends the process at once; both leave a sweep that can go on."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.by_user:
-            os._exit(130)
-        stop.by_user = True
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
