@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from sweep.secrets import redact
 from sweep.space import Dimension, Params, check_params, parse_space
+from sweep.tracking import resolve_uri
 from trainer import settings
 from trainer.config import TrainConfig
 from trainer.settings import ConfigError, Section, Tree
@@ -65,8 +66,9 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
+        dimensions = self.dimensions
         for i, params in enumerate(self.known):
-            check_params(params, self.dimensions, f"known[{i}]")
+            check_params(params, dimensions, self.train, f"known[{i}]")
         return self
 
     @property
@@ -154,4 +156,8 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
         )
     run["threads"] = threads
     tree["output"] = str(Path(config.output).resolve())
+    try:
+        tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
+    except ValueError as error:
+        raise ConfigError(f"mlflow_uri: {error}") from None
     return settings.build(SweepConfig, tree, config.name)

@@ -49,10 +49,17 @@ def ray_session(config: SweepConfig) -> Iterator[None]:
     if config.ray_address is None:
         options.update(include_dashboard=False, object_store_memory=200_000_000)
     ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+    _to_log_file(logging.getLogger("ray"))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _to_log_file(chatter: logging.Logger) -> None:
+    """Ray's own messages, tracebacks of crashed trials among them, go to the sweep's log file only."""
+    chatter.handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    chatter.propagate = False
 
 
 def count_slots(config: SweepConfig) -> int:
@@ -83,7 +90,7 @@ def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) 
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=config.retries),
                 stop=_Stopper(stop, deadline),
-                callbacks=[_Retries(ledger)],
+                callbacks=[_Crashes(ledger)],
             ),
         ).fit()
     finally:
@@ -137,9 +144,6 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
         goes_on = self._ledger.report(number, result[trainable.EPOCH], dict(result[trainable.METRICS]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._ledger.end(trial.config[trainable.TRIAL], State.FAILED, _reason(trial))
-
     def _end(self, number: int, result: dict[str, Any]) -> None:
         states = {
             trainable.DONE: State.COMPLETE,
@@ -149,8 +153,8 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
         self._ledger.end(number, states[result[trainable.ENDED]], result.get(trainable.REASON))
 
 
-class _Retries(_OfThisProcess, tune.Callback):
-    """Notes that Ray starts a crashed trial again."""
+class _Crashes(_OfThisProcess, tune.Callback):
+    """Notes that Ray starts a crashed trial again, or has given it up."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -158,6 +162,10 @@ class _Retries(_OfThisProcess, tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         logger.warning("trial %d starts again: %s", trial.config[trainable.TRIAL], _reason(trial))
         self._ledger.note_retry(trial.config[trainable.TRIAL], trial.num_failures)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # Not the scheduler's method of this name, which Ray also calls before a retry
+        self._ledger.end(trial.config[trainable.TRIAL], State.FAILED, _reason(trial))
 
 
 class _Stopper(_OfThisProcess, tune.Stopper):
@@ -177,6 +185,6 @@ class _Stopper(_OfThisProcess, tune.Stopper):
 
 def _reason(trial: Trial) -> str:
     """Last line of the error, which names the exception."""
-    error = trial.get_error() if hasattr(trial, "get_error") else None
-    lines = [line.strip() for line in str(error or "the worker died").splitlines() if line.strip()]
-    return lines[-1] if lines else "the worker died"
+    path = Path(trial.error_file or "")  # not get_error(), which looks where Ray has not synced it to yet
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "the worker died")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from sweep.report import render
 from sweep.resources import check_local
 from sweep.secrets import redact
 from sweep.stop import INTERRUPTED, StopRequest
-from sweep.study import Study, StudyMismatchError
+from sweep.study import Study, StudyMismatchError, StudyStorageError
 from sweep.tracking import Projector, resolve_uri
 from sweep.writer import BackgroundWriter
 from trainer.settings import ConfigError
@@ -131,9 +132,10 @@ def _run_trials(
 
     ledger.listen(heed)
     with board:
-        executor.execute(config, ledger, slots, stop)
-        if stop:
-            ledger.interrupt()
+        try:
+            executor.execute(config, ledger, slots, stop)
+        finally:
+            ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
 
 
 class _Preparation:
@@ -167,7 +169,7 @@ def _open_study(config: SweepConfig) -> Study:
         return Study.open(
             url, config.name, config.dimensions, config.sampler, config.seed, config.decisive(), config.known
         )
-    except StudyMismatchError as error:
+    except (StudyMismatchError, StudyStorageError) as error:
         raise ConfigError(str(error)) from None
 
 
@@ -231,9 +233,9 @@ def _conclude(
     else:
         say(f"compare in MLflow:  mlflow ui --backend-store-uri {redact(uri)}   and open http://127.0.0.1:5000")
     if not sent:
-        say(f"MLflow has not got everything; send the rest:  python -m sweep.sync {folder}")
+        say(f"MLflow has not got everything; send the rest:  python -m sweep.sync {shlex.quote(folder)}")
     if leaderboard.best(records):
-        say(f"rerun the best:     python -m trainer.train {folder}/{leaderboard.BEST_FILE}")
+        say(f"rerun the best:     python -m trainer.train {shlex.quote(f'{folder}/{leaderboard.BEST_FILE}')}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +16,7 @@ Kind = Literal["uniform", "log_uniform", "int", "log_int", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "log_uniform", "int", "log_int", "choice")
 Value = float | int | str | bool | None
 Params = dict[str, Value]
+_MOST_COMBINATIONS = 500  # checked when a sweep starts
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,19 @@ class Dimension:
 
     @property
     def probes(self) -> tuple[Value, ...]:
-        """Values that must all be valid for the whole dimension to be: the ends, or every choice."""
+        """Values that must all be valid for the whole dimension to be: the ends, or every choice or integer."""
         if self.kind == "choice":
             return self.choices
         if self.kind in ("int", "log_int"):
-            return int(self.low), int(self.high)
-        return self.low, self.high
+            low, high = int(self.low), int(self.high)
+            return tuple(range(low, high + 1)) if high - low < 1000 else (low, low + 1, high - 1, high)
+        return float(self.low), float(self.high)
 
     def contains(self, value: Value) -> bool:
         if self.kind == "choice":
             return value in self.choices
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        number = int if self.kind in ("int", "log_int") else int | float
+        return isinstance(value, number) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
 def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig) -> tuple[Dimension, ...]:
@@ -48,11 +54,15 @@ def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig) -> tu
     """
     if not space:
         raise ConfigError("space: is empty; nothing to search")
-    return tuple(_checked(_parse_dimension(key, spec), base) for key, spec in space.items())
+    dimensions = tuple(_parse_dimension(key, spec) for key, spec in space.items())
+    for dimension in dimensions:
+        _check_key(dimension)
+    _check_combinations(dimensions, base)
+    return dimensions
 
 
-def check_params(params: Mapping[str, Value], space: tuple[Dimension, ...], origin: str) -> None:
-    """Refuses a known configuration that the space does not contain.
+def check_params(params: Mapping[str, Value], space: tuple[Dimension, ...], base: TrainConfig, origin: str) -> None:
+    """Refuses a known configuration that the space does not contain or the trainer does not take.
 
     Raises:
         ConfigError: names the key, the value and what is allowed.
@@ -63,6 +73,10 @@ def check_params(params: Mapping[str, Value], space: tuple[Dimension, ...], orig
             raise ConfigError(f"{origin}: {key} is not in the space{nearest(key, list(known))}")
         if not known[key].contains(value):
             raise ConfigError(f"{origin}: {key} = {value!r} is outside of the space ({_text(known[key])})")
+    try:
+        base.replace(dict(params))
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def short_name(key: str) -> str:
@@ -105,18 +119,40 @@ def _ends(key: str, kind: str, values: list[Any] | tuple[Any, ...]) -> tuple[flo
     return low, high
 
 
-def _checked(dimension: Dimension, base: TrainConfig) -> Dimension:
+def _check_key(dimension: Dimension) -> None:
     valid = [key for key, _ in fields(TrainConfig) if not key.startswith("run.")]
     if dimension.key.startswith("run."):
         raise ConfigError(f"space.{dimension.key}: settings of section run are not searched")
+    if dimension.key == "optim.epochs":
+        raise ConfigError("space.optim.epochs: trials are compared epoch by epoch, so all must have as many")
     if dimension.key not in valid:
         raise ConfigError(f"space.{dimension.key}: the trainer has no such setting{nearest(dimension.key, valid)}")
-    for value in dimension.probes:
-        try:
-            base.replace({dimension.key: value})
-        except ConfigError as error:
-            raise ConfigError(f"space.{dimension.key} ({_text(dimension)}): {error}") from None
-    return dimension
+
+
+def _check_combinations(dimensions: tuple[Dimension, ...], base: TrainConfig) -> None:
+    """The trainer must take every value of a dimension, alone with the first of the others and in all combinations.
+
+    Very many combinations are checked at the ends of the ranges and in a seeded sample only.
+    """
+    for dimension in dimensions:
+        rest = {d.key: d.probes[0] for d in dimensions if d is not dimension}
+        for value in dimension.probes:
+            _check_combination(rest | {dimension.key: value}, base, f"space.{dimension.key} ({_text(dimension)})")
+    corners = [(d.probes[0], d.probes[-1]) if d.kind != "choice" else d.probes for d in dimensions]
+    combinations: Iterable[tuple[Value, ...]] = itertools.product(*corners)
+    if math.prod(map(len, corners)) > _MOST_COMBINATIONS:
+        rng = random.Random(0)
+        combinations = [tuple(rng.choice(values) for values in corners) for _ in range(_MOST_COMBINATIONS)]
+    for values in combinations:
+        params = dict(zip((d.key for d in dimensions), values, strict=True))
+        _check_combination(params, base, f"space ({format_params(params)})")
+
+
+def _check_combination(params: Params, base: TrainConfig, origin: str) -> None:
+    try:
+        base.replace(params)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {str(error).removeprefix('train config: ')}") from None
 
 
 def _text(dimension: Dimension) -> str:

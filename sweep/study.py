@@ -25,6 +25,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, differences
+from sweep.secrets import redact
 from sweep.space import Dimension, Params
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -78,6 +79,10 @@ class TrialRecord:
 
 class StudyMismatchError(ValueError):
     """A sweep of this name exists with another space or base config."""
+
+
+class StudyStorageError(ValueError):
+    """The study's database cannot be opened."""
 
 
 class Study:
@@ -182,12 +187,26 @@ class Study:
         self._change(number, state=state, reason=reason, seconds=seconds)
 
     def _adopt(self, frozen: FrozenTrial) -> optuna.Trial:
-        """Takes over a trial of a dead driver, with the parameters that it may not have lived to draw."""
-        self._study.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, frozen.number))
-        trial = optuna.trial.Trial(self._study, frozen._trial_id)
-        for key, distribution in self._distributions.items():
-            trial._suggest(key, distribution)
-        return trial
+        """Takes over a trial of a dead driver, with the parameters that it may not have lived to write."""
+        missing = [key for key in self._distributions if key not in frozen.params]
+        drawn = self._draw_again(frozen) if missing else {}
+        for key in missing:
+            distribution = self._distributions[key]
+            value = distribution.to_internal_repr(drawn[key])
+            self._study._storage.set_trial_param(frozen._trial_id, key, value, distribution)
+        return optuna.trial.Trial(self._study, frozen._trial_id)
+
+    def _draw_again(self, frozen: FrozenTrial) -> Params:
+        """All parameters as the dead driver drew them.
+
+        They are drawn in a copy of the study without the half-written trial, whose own traces would change the draw.
+        """
+        sampler = _build_sampler(self._sampler, _derived_seed(self._seed, frozen.number))
+        copy = optuna.create_study(direction="minimize", sampler=sampler, pruner=optuna.pruners.NopPruner())
+        copy.add_trials(t for t in self._study.get_trials(states=_STARTED) if t.number < frozen.number)
+        if fixed := frozen.system_attrs.get("fixed_params"):
+            copy.enqueue_trial(fixed)
+        return dict(copy.ask(self._distributions).params)
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = TrialRecord(**{**vars(self._records[number]), **changes})
@@ -201,7 +220,12 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": 60}
-    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except ValueError:  # optuna's word for a URL that SQLAlchemy cannot read
+        raise StudyStorageError(
+            f"study = {redact(url)!r}: must be a database URL, such as postgresql://HOST/NAME"
+        ) from None
 
 
 def _derived_seed(seed: int, number: int) -> int:

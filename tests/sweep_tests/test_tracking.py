@@ -135,7 +135,7 @@ def test_a_sweep_becomes_a_parent_with_a_child_a_trial(sweep, tmp_path):
         sweep.report(number, 1, 2)
         sweep.end(number, state, reason="lost a node" if state == "FAILED" else None, artifacts=[str(picture)])
     sweep.finish(best_trial=0, artifacts=[picture], trial_artifacts={"0": [str(checkpoint)]})
-    assert sweep.projection().catch_up() == 1 + 4 * 4 + 1
+    assert sweep.projector().catch_up() == 1 + 4 * 4 + 1
 
     runs = sweep.runs()
     parent = runs.pop(None)
@@ -186,7 +186,7 @@ def test_120_params_and_3000_reports_fit(sweep):
     sweep.add(EventKind.TRIAL_STARTED, 0, params={"section.field3": 3}, config=config)
     sweep.report(0, *range(1, 3001))
     began = time.monotonic()
-    sweep.projection().catch_up()
+    sweep.projector().catch_up()
     assert time.monotonic() - began < 20
     assert len(sweep.runs()[0].data.params) == 120
     assert [step for step, _ in sweep.history(0)] == list(range(1, 3001))
@@ -198,7 +198,7 @@ def test_what_is_not_finite_is_stored_once(sweep):
     for step, value in enumerate([math.nan, math.inf, -math.inf, 0.1], start=1):
         sweep.add(EventKind.REPORT, 0, step=step, metrics={"val/nme": value})
     for _ in range(2):
-        sweep.projection().catch_up()
+        sweep.projector().catch_up()
         sweep.state.unlink()
     history = sweep.history(0)
     assert [step for step, _ in history] == [1, 2, 3, 4]
@@ -210,7 +210,7 @@ def test_what_is_not_finite_is_stored_once(sweep):
 def test_missing_files_are_skipped_with_a_warning(sweep, caplog):
     small_sweep(sweep)
     sweep.end(1, artifacts=["/nowhere/ced.png"])
-    projector = sweep.projection()
+    projector = sweep.projector()
     projector.catch_up()
     assert projector.finished
     assert "/nowhere/ced.png" in caplog.text
@@ -222,9 +222,9 @@ def test_missing_files_are_skipped_with_a_warning(sweep, caplog):
 
 def test_a_new_process_sends_only_what_is_new(sweep):
     small_sweep(sweep)
-    assert sweep.projection().catch_up() == 8
+    assert sweep.projector().catch_up() == 8
     sweep.report(1, 2)
-    projector = sweep.projection()
+    projector = sweep.projector()
     assert projector.lag == 1
     assert projector.catch_up() == 1
     assert (projector.lag, projector.finished, projector.catch_up()) == (0, True, 0)
@@ -238,12 +238,12 @@ def test_a_new_process_sends_only_what_is_new(sweep):
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"offset": 5}'])
 def test_a_lost_cache_doubles_nothing(sweep, content):
     small_sweep(sweep)
-    sweep.projection().catch_up()
+    sweep.projector().catch_up()
     before = {key: run.info.run_id for key, run in sweep.runs().items()}
     sweep.state.unlink() if content is None else sweep.state.write_text(content)
     sweep.report(1, 2)
     sweep.end(1)
-    assert sweep.projection().catch_up() == 10
+    assert sweep.projector().catch_up() == 10
     assert {key: run.info.run_id for key, run in sweep.runs().items()} == before
     assert [step for step, _ in sweep.history(0)] == [1, 2, 3]
     assert [step for step, _ in sweep.history(1)] == [1, 2]
@@ -253,7 +253,7 @@ def test_a_trial_that_is_adopted_keeps_its_run(sweep):
     small_sweep(sweep)
     sweep.add(EventKind.TRIAL_INTERRUPTED, 1)
     sweep.finish("KILLED")
-    sweep.projection().catch_up()
+    sweep.projector().catch_up()
     runs = sweep.runs()
     run_id = runs[1].info.run_id
     assert (runs[1].info.status, runs[1].data.tags["starsweep.state"]) == ("KILLED", "INTERRUPTED")
@@ -267,7 +267,7 @@ def test_a_trial_that_is_adopted_keeps_its_run(sweep):
         config={"optim": {"lr": 0.5}, "run": {"x": 1}},
         attempt=2,
     )
-    projector = sweep.projection()
+    projector = sweep.projector()
     projector.catch_up()
     runs = sweep.runs()
     assert (runs[1].info.status, runs[None].info.status) == ("RUNNING", "RUNNING")
@@ -289,14 +289,14 @@ def test_a_trial_that_is_adopted_keeps_its_run(sweep):
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_run_deleted_by_hand_is_made_anew(sweep, victim, fresh):
     small_sweep(sweep)
-    projector = sweep.projection()
+    projector = sweep.projector()
     projector.catch_up()
     old = sweep.runs()
     sweep.client().delete_run(old[victim].info.run_id)
     sweep.start()
     sweep.trial(0)
     sweep.report(1, 2)
-    (sweep.projection() if fresh else projector).catch_up()
+    (sweep.projector() if fresh else projector).catch_up()
     runs = sweep.runs()
     assert runs.keys() == {None, 0, 1}
     assert {key for key in runs if runs[key].info.run_id != old[key].info.run_id} == {victim}
@@ -308,21 +308,21 @@ def test_a_run_deleted_by_hand_is_made_anew(sweep, victim, fresh):
 
 def test_a_deleted_experiment_is_restored(sweep):
     small_sweep(sweep)
-    projector = sweep.projection()
+    projector = sweep.projector()
     projector.catch_up()
     before = {key: run.info.run_id for key, run in sweep.runs().items()}
     experiment = sweep.client().get_experiment_by_name("faces").experiment_id
     for new_process in (False, True):
         sweep.client().delete_experiment(experiment)
         sweep.report(1, 3 if new_process else 2)
-        (sweep.projection() if new_process else projector).catch_up()
+        (sweep.projector() if new_process else projector).catch_up()
         assert {key: run.info.run_id for key, run in sweep.runs().items()} == before
     assert [step for step, _ in sweep.history(1)] == [1, 2, 3]
 
 
 def test_another_server_gets_everything(sweep, tmp_path):
     small_sweep(sweep)
-    sweep.projection().catch_up()
+    sweep.projector().catch_up()
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "other.db")
     other = Sweep(sweep.folder, f"sqlite:///{tmp_path / 'other.db'}", experiment="elsewhere")
     assert other.projector().catch_up() == 8
@@ -331,19 +331,19 @@ def test_another_server_gets_everything(sweep, tmp_path):
 
 def test_a_sweep_begun_again_under_its_old_name_gets_its_own_runs(sweep):
     small_sweep(sweep)
-    sweep.projection().catch_up()
+    sweep.projector().catch_up()
     old = {run.info.run_id for run in sweep.runs().values()}
     sweep.log.path.unlink()
     sweep.log = EventLog(sweep.log.path)
     small_sweep(sweep)
-    sweep.projection().catch_up()
+    sweep.projector().catch_up()
     everything = sweep.client().search_runs([sweep.client().get_experiment_by_name("faces").experiment_id])
     assert len(everything) == 6
     assert Progress.load(sweep.state).parent not in old
 
 
 def test_a_torn_tail_and_an_empty_log_are_no_events(sweep):
-    projector = sweep.projection()
+    projector = sweep.projector()
     assert (projector.catch_up(), projector.lag, projector.finished) == (0, 0, True)
     small_sweep(sweep)
     with sweep.log.path.open("ab") as file:
@@ -535,7 +535,7 @@ def server(tmp_path_factory, empty_database):
 def test_a_server_that_is_away_is_reported_without_the_password(tmp_path):
     sweep = Sweep(tmp_path, "http://me:secret@127.0.0.1:9")
     small_sweep(sweep)
-    projector = sweep.projection()
+    projector = sweep.projector()
     for attempt in (projector.catch_up, projector.check):
         with pytest.raises(TrackingUnavailable, match=r"me:\*\*\*@127\.0\.0\.1:9") as caught:
             attempt()
@@ -549,7 +549,7 @@ def test_a_server_that_comes_goes_and_comes_back_has_everything_once(tmp_path, s
     server.kill()
     sweep = Sweep(tmp_path / "demo", server.uri)
     small_sweep(sweep)
-    writer = BackgroundWriter(sweep.projection(), interval=0.2, longest_pause=0.5)
+    writer = BackgroundWriter(sweep.projector(), interval=0.2, longest_pause=0.5)
     writer.start()
     wait_for(lambda: isinstance(writer.last_error, TrackingUnavailable), 30)
     began = time.monotonic()
@@ -576,7 +576,7 @@ def test_a_server_that_comes_goes_and_comes_back_has_everything_once(tmp_path, s
     sweep.state.unlink()
     sweep.finish(best_trial=0)
     server.start()
-    rest = BackgroundWriter(sweep.projection(), interval=0.2)
+    rest = BackgroundWriter(sweep.projector(), interval=0.2)
     rest.start()
     assert rest.close(30)
     assert [step for step, _ in sweep.history(0)] == [1, 2, 3]
@@ -597,7 +597,7 @@ def test_over_http(tmp_path, server):
         small_sweep(sweep)
         for step, value in enumerate([math.nan, math.inf], start=10):
             sweep.add(EventKind.REPORT, 1, step=step, metrics={"val/nme": value})
-    writers = [BackgroundWriter(sweep.projection()) for sweep in sweeps]
+    writers = [BackgroundWriter(sweep.projector()) for sweep in sweeps]
     for writer in writers:
         writer.start()  # all make the one experiment at the same time
     for writer in writers:
@@ -606,7 +606,7 @@ def test_over_http(tmp_path, server):
 
     sweep = sweeps[0]
     sweep.state.unlink()
-    sweep.projection().catch_up()  # all of it once more
+    sweep.projector().catch_up()  # all of it once more
     assert [step for step, _ in sweep.history(1)] == [1, 10, 11]
     assert sum(math.isnan(value) for _, value in sweep.history(1)) == 1
 
@@ -614,7 +614,7 @@ def test_over_http(tmp_path, server):
     checkpoint = tmp_path / "best.pt"
     checkpoint.write_bytes(b"0" * 1_000_000)
     sweep.finish(best_trial=0, trial_artifacts={"0": [str(checkpoint)]})
-    projector = sweep.projection()
+    projector = sweep.projector()
     projector.check()
     projector.catch_up()
     assert projector.finished

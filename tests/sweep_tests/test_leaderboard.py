@@ -1,0 +1,242 @@
+"""Who won, in the files, in Markdown and on the console."""
+
+import csv
+import io
+
+import pytest
+import yaml
+from rich.console import Console
+
+from sweep import leaderboard
+from sweep.config import load_sweep
+from sweep.console import Board, format_seconds, results_table
+from sweep.events import Event, EventKind
+from sweep.study import State, TrialRecord
+from trainer import engine
+from trainer.config import TrainConfig
+
+KEYS = ("optim.lr", "loss.star_weight")
+
+
+def record(number, state, *curve, seconds=1.0, **more) -> TrialRecord:
+    """A trial whose curve has these values from epoch 1 on."""
+    params = {"optim.lr": 1e-3 * (number + 1), "loss.star_weight": 0.5}
+    return TrialRecord(number, params, State(state), dict(enumerate(curve, 1)), seconds=seconds, **more)
+
+
+RECORDS = [
+    record(0, "PRUNED", 0.30),
+    record(1, "COMPLETE", 0.40, 0.20, seconds=12.345),
+    record(2, "FAILED", reason="lost"),
+    record(3, "DIVERGED", 0.01),
+    record(4, "COMPLETE", 0.30, 0.10),
+    record(5, "RUNNING", 0.05),
+    record(6, "PRUNED", 0.29),
+    record(7, "COMPLETE", 0.30, 0.20),
+    record(8, "DIVERGED"),
+    record(9, "RUNNING"),
+    record(10, "FAILED", 0.02),
+]
+ORDER = [4, 1, 7, 5, 6, 0, 9, 3, 8, 10, 2]
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "faces.yaml"
+    space = {"optim.lr": {"log_uniform": [1e-4, 1.0]}, "loss.star_weight": {"uniform": [0, 10]}}
+    data = {"image_size": 32, "train_faces": 8, "val_faces": 4, "workers": 0, "cache_dir": str(tmp_path / "cache")}
+    train = {
+        "data": data,
+        "model": {"backbone": "resnet18", "width": 8},
+        "optim": {"epochs": 2, "batch_size": 4},
+    }
+    path.write_text(yaml.safe_dump({"space": space, "train": train, "trials": 12}, sort_keys=False))
+    config = load_sweep(path, {"output": str(tmp_path / "out")})
+    config.folder.mkdir(parents=True)
+    return config
+
+
+def test_complete_before_stopped_before_diverged_before_failed_each_by_nme():
+    assert [r.number for r in leaderboard.rank(RECORDS)] == ORDER
+    assert [r.number for r in leaderboard.rank(reversed(RECORDS))] == ORDER
+    assert leaderboard.rank([]) == []
+
+
+def test_the_winner_is_complete():
+    winner = leaderboard.best(RECORDS)
+    assert winner is not None
+    assert winner.number == 4
+    assert leaderboard.best([r for r in RECORDS if r.state is not State.COMPLETE]) is None
+    assert leaderboard.best([]) is None
+
+
+def test_a_tie_goes_to_the_lower_number():
+    tie = [record(n, "COMPLETE", 0.1) for n in (3, 1, 2)]
+    assert [r.number for r in leaderboard.rank(tie)] == [1, 2, 3]
+    assert leaderboard.best(tie).number == 1
+
+
+def test_the_table_has_these_columns_and_exact_numbers(config):
+    leaderboard.write_results(config, RECORDS)
+    with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["number", "state", "best_nme", "epochs", "seconds", *KEYS]
+    assert [int(row[0]) for row in rows[1:]] == ORDER
+    assert rows[1] == ["4", "COMPLETE", "0.1", "2", "1.0", "0.005", "0.5"]
+    assert rows[2] == ["1", "COMPLETE", "0.2", "2", "12.3", "0.002", "0.5"]
+    assert rows[-1] == ["2", "FAILED", "", "0", "1.0", "0.003", "0.5"]
+    third = TrialRecord(0, {"optim.lr": 1 / 3, "loss.star_weight": 2.0}, State.COMPLETE, {1: 0.1 + 0.2})
+    leaderboard.write_results(config, [third])
+    with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert (float(row["best_nme"]), float(row["optim.lr"])) == (0.1 + 0.2, 1 / 3)  # to the last bit
+
+
+def test_results_appear_whole_and_leave_no_temporary_files(config):
+    leaderboard.write_results(config, RECORDS)
+    leaderboard.write_results(config, RECORDS)
+    assert sorted(path.name for path in config.folder.iterdir()) == ["best.yaml", "leaderboard.csv"]
+
+
+def test_without_a_winner_there_is_no_best_config(config):
+    leaderboard.write_results(config, [record(0, "PRUNED", 0.1)])
+    assert [path.name for path in config.folder.iterdir()] == ["leaderboard.csv"]
+
+
+def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
+    leaderboard.write_results(config, RECORDS)
+    best = TrainConfig.load(config.folder / "best.yaml")
+    assert best.run.output is None
+    assert (best.optim.lr, best.loss.star_weight) == (0.005, 0.5)
+    assert best.identity() == config.trial_config(4, RECORDS[4].params).identity()
+    result = engine.train(TrainConfig.load(config.folder / "best.yaml", {"run.output": str(tmp_path / "elsewhere")}))
+    assert result.epochs == 2
+    assert (tmp_path / "elsewhere" / "best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("1", {4}), ("3", {4, 1, 7}), ("5", {4, 1, 7, 5, 6}), ("40", {4, 1, 7, 5, 6, 0, 3, 10})]
+)
+def test_the_best_are_kept_if_they_have_an_nme(keep, kept, config, tmp_path):
+    config = load_sweep(tmp_path / "faces.yaml", {"keep": keep})
+    assert leaderboard.kept_trials(config, RECORDS) == kept
+
+
+def test_markdown_lists_the_best_under_a_summary():
+    lines = leaderboard.markdown(RECORDS, rows=2).splitlines()
+    assert lines == [
+        "11 trials: 2 running, 3 complete, 2 pruned, 2 diverged, 2 failed; best val NME 10.00% (trial 4)",
+        "",
+        "| trial | state | best val NME | epochs | lr | star_weight |",
+        "|---|---|---|---|---|---|",
+        "| 4 | COMPLETE | 10.00% | 2 | 0.005 | 0.5 |",
+        "| 1 | COMPLETE | 20.00% | 2 | 0.002 | 0.5 |",
+    ]
+    assert "| 2 | FAILED | - | 0 | 0.003 | 0.5 |" in leaderboard.markdown(RECORDS, rows=20)
+
+
+def test_an_empty_sweep_has_a_summary_too():
+    assert leaderboard.markdown([]).startswith("0 trials: none\n")
+
+
+# The console
+
+
+def shown(table) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_results_table_shows_what_was_searched(config):
+    text = shown(results_table(config, RECORDS, {4: 123.4}, title="sweep faces"))
+    for word in ("sweep faces", "trial", "state", "epoch", "lr", "star_weight", "best NME", "images/s"):
+        assert word in text
+    line = next(line for line in text.splitlines() if " 4 " in line and "COMPLETE" in line)
+    assert [cell for cell in line.replace("│", " ").split() if cell] == [
+        *("4", "COMPLETE", "2/2", "0.005", "0.5", "10.00%", "123")
+    ]
+    assert "images/s" not in shown(results_table(config, RECORDS))
+
+
+def metrics(**more) -> dict:
+    return {"train/loss": 1.5, "val/nme": 0.2, "best_nme": 0.1, "images_per_second": 99.6, "epoch_seconds": 1.0, **more}
+
+
+EVENTS = [
+    Event(EventKind.TRIAL_STARTED, 1, {"params": {"optim.lr": 2e-3, "loss.star_weight": 0.5}, "config": {}}),
+    Event(EventKind.TRIAL_STARTED, 1, {"params": {"optim.lr": 2e-3}, "config": {}, "attempt": 1}),
+    Event(EventKind.REPORT, 1, {"step": 2, "metrics": metrics()}),
+    Event(EventKind.TRIAL_ENDED, 1, {"state": "COMPLETE", "reason": None, "best_nme": 0.1}),
+    Event(EventKind.TRIAL_ENDED, 2, {"state": "FAILED", "reason": "disk full", "best_nme": None}),
+    Event(EventKind.TRIAL_INTERRUPTED, 5),
+]
+
+
+def test_elsewhere_than_on_a_terminal_every_event_is_a_line(config):
+    console = Console(file=io.StringIO())
+    with Board(config, lambda: RECORDS[:2], 2, lambda: 0, console) as board:
+        for event in EVENTS:
+            board.take(event)
+        board.take(Event(EventKind.SWEEP_STARTED, None, {"name": "x", "tags": {}, "config": {}}))
+    summary = "2 trials: 1 complete, 1 pruned; best val NME 20.00% (trial 1)"
+    assert console.file.getvalue().splitlines() == [
+        "trial 1 started: lr=0.002 star_weight=0.5",
+        "trial 1 started: lr=0.002, attempt 2",
+        "trial 1 epoch 2/2: loss 1.5000, val NME 20.00%, best 10.00%, 100 images/s",
+        f"trial 1 COMPLETE with best val NME 10.00%; {summary}",
+        f"trial 2 FAILED (disk full); {summary}",
+        "trial 5 interrupted",
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(160, 50), (80, 24), (30, 6)])
+@pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS, [record(n, "RUNNING") for n in range(30)]])
+def test_on_a_terminal_it_is_one_table(records, width, height, config):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    with Board(config, lambda: records, 2, lambda: 25, console) as board:
+        for event in EVENTS:
+            board.take(event)
+        console.print(board._render())
+    text = console.file.getvalue()
+    assert "started" not in text
+    if width > 100:
+        assert "MLflow 25 events behind" in text
+        assert "left" in text
+
+
+def test_what_does_not_fit_on_the_terminal_is_counted(config):
+    records = [record(n, "COMPLETE", 0.1) for n in range(30)] + [record(30, "RUNNING")]
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, height=20)
+    console.print(Board(config, lambda: records, 2, lambda: 0, console)._render())
+    text = console.file.getvalue()
+    assert "19 more trials not shown" in text
+    assert "RUNNING" in text
+
+
+def test_the_time_left_counts_what_is_done_of_the_running_ones(config):
+    board = Board(config, lambda: [], 2, lambda: 0, Console(file=io.StringIO()))
+    finished = [record(n, "COMPLETE", 0.1, 0.1, seconds=100.0) for n in range(4)]
+    half = [record(4, "RUNNING", 0.1), record(5, "RUNNING", 0.1)]
+    # 12 trials, 4 done, two halves are one: 7 more of 100 s on 2 slots
+    assert board._time_left(finished + half) == "about 6 min left"
+    assert board._time_left(half) == "time left unknown yet"
+    assert board._time_left([record(n, "COMPLETE", 0.1, seconds=9.0) for n in range(20)]) == "about 0 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (45.4, "45 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (720, "12 min"),
+        (5399, "90 min"),
+        (5400, "1 h 30 min"),
+        (11100, "3 h 05 min"),
+        (90000, "25 h 00 min"),
+    ],
+)
+def test_seconds_for_people(seconds, text):
+    assert format_seconds(seconds) == text

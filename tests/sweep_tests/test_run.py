@@ -1,0 +1,531 @@
+"""Whole sweeps through the command line: real Ray, Optuna, MLflow and signals. A few small sweeps serve all tests."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from filelock import FileLock
+from mlflow.entities import Run
+from optuna.trial import TrialState
+
+from sweep import run
+from sweep.events import Event, EventKind, read_events
+from sweep.tracking import _connect
+from trainer.config import TrainConfig
+
+pytestmark = pytest.mark.slow
+
+MARK = "STARSWEEP_TEST_MARK"
+LOCKSTEP = ["train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr", "images_per_second", "epoch_seconds"]
+TINY = {
+    "data": {"image_size": 32, "train_faces": 32, "val_faces": 8, "workers": 0},
+    "model": {"backbone": "resnet18", "width": 8},
+    "optim": {"epochs": 3, "batch_size": 8},
+    "run": {"precision": "float32"},
+}
+SPACE = {"optim.lr": {"choice": [1e-3, 1e-6, 1e30]}, "loss.star_weight": {"log_uniform": [0.1, 10]}}
+CALM = {
+    "space": SPACE,
+    "known": [
+        {"optim.lr": 1e-3, "loss.star_weight": 1.0},
+        {"optim.lr": 1e30, "loss.star_weight": 1.0},
+        {"optim.lr": 1e-6, "loss.star_weight": 1.0},
+    ],
+    "trials": 5,
+    "slots": 1,
+    "keep": 2,
+    "sampler": {"name": "tpe", "startup_trials": 3},
+    "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 2},
+    "train": TINY,
+}
+
+
+@dataclass
+class Sweep:
+    """A sweep as its user sees it: a command to type, and what lies on disk afterwards."""
+
+    home: Path
+    name: str = "faces"
+    settings: dict = field(default_factory=lambda: CALM)
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(exist_ok=True)
+        (self.home / f"{self.name}.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+
+    @property
+    def output(self) -> Path:
+        return self.home / "out"
+
+    @property
+    def folder(self) -> Path:
+        return self.output / self.name
+
+    def words(self, *more: str) -> list[str]:
+        return [str(self.home / f"{self.name}.yaml"), "--output", str(self.output), *more]
+
+    def start(self, *more: str) -> subprocess.Popen:
+        environment = os.environ | {"XDG_CACHE_HOME": str(self.home / "cache"), MARK: self.mark}
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "sweep.run", *self.words(*more)],
+            cwd=self.home,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *more: str) -> subprocess.CompletedProcess:
+        with self.start(*more) as process:
+            out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def events(self) -> list[Event]:
+        return [event for event, _ in read_events(self.folder / "events.jsonl")]
+
+    def reports(self) -> Counter:
+        """How often each epoch of each trial is in the log."""
+        return Counter((e.trial, e.data["step"]) for e in self.events() if e.kind is EventKind.REPORT)
+
+    def leaderboard(self) -> list[dict[str, str]]:
+        with (self.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def states(self) -> dict[int, str]:
+        return {int(row["number"]): row["state"] for row in self.leaderboard()}
+
+    def study(self) -> optuna.Study:
+        return optuna.load_study(study_name=self.name, storage=f"sqlite:///{self.folder / 'study.db'}")
+
+    def runs(self) -> dict[int | None, Run]:
+        """MLflow runs by trial number, the parent under None; fails when one is there twice."""
+        client = self.client()
+        experiment = client.get_experiment_by_name("starsweep")
+        found = client.search_runs([experiment.experiment_id])
+        keys = [int(r.data.tags["starsweep.trial"]) if "starsweep.trial" in r.data.tags else None for r in found]
+        assert len(set(keys)) == len(keys), f"runs are there twice: {Counter(keys)}"
+        return dict(zip(keys, found, strict=True))
+
+    def client(self):
+        return _connect(f"sqlite:///{self.output / 'mlflow.db'}")
+
+    def artifacts(self, run_id: str, folder: str | None = None) -> set[str]:
+        return {file.path for file in self.client().list_artifacts(run_id, folder)}
+
+    def living(self) -> list[int]:
+        """Processes that this sweep started, or that were started by those."""
+        mark, found = f"{MARK}={self.mark}".encode(), []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                    if mark in (folder / "environ").read_bytes().split(b"\0") and not zombie:
+                        found.append(int(folder.name))
+                except OSError:
+                    continue
+        return found
+
+    def check(self, trials: int) -> None:
+        """Nothing lost, nothing twice: in the study, in the log, in the table, in MLflow."""
+        held = self.study().trials
+        assert [t.number for t in held] == list(range(trials))
+        assert all(t.state.is_finished() for t in held)
+        reports = self.reports()
+        assert set(reports.values()) == {1}
+        assert set(reports) == {(t.number, epoch) for t in held for epoch in t.intermediate_values}
+        ends = [e.trial for e in self.events() if e.kind is EventKind.TRIAL_ENDED]
+        assert sorted(ends) == list(range(trials))
+        assert sorted(self.states()) == list(range(trials))
+        runs = self.runs()
+        assert set(runs) == {None, *range(trials)}
+        assert all(runs[n].data.tags["mlflow.parentRunId"] == runs[None].info.run_id for n in range(trials))
+        assert all(r.info.status != "RUNNING" for r in runs.values())
+        for trial in held:
+            for key in LOCKSTEP:
+                points = self.client().get_metric_history(runs[trial.number].info.run_id, key)
+                assert sorted(point.step for point in points) == sorted(trial.intermediate_values), (trial.number, key)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """The metrics of a run folder, an epoch each."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def read_until(process: subprocess.Popen, word: str) -> list[str]:
+    """Lines that the process printed up to the first with this word."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if word in line:
+            return lines
+    assert process.stderr is not None
+    raise AssertionError(f"ended without {word!r}: {''.join(lines)}{process.stderr.read()}")
+
+
+# A sweep that nothing disturbs
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    sweep = Sweep(tmp_path_factory.mktemp("calm") / "home")
+    return sweep, sweep.run()
+
+
+def test_it_ends_well_and_everything_lies_in_its_folder(calm):
+    sweep, ended = calm
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    expected = {"leaderboard.csv", "best.yaml", "sweep.yaml", "events.jsonl", "study.db", "trials"}
+    assert expected <= {path.name for path in sweep.folder.iterdir()}
+    assert (sweep.output / "mlflow.db").exists()
+    assert not list(sweep.folder.glob("ray-*"))
+    sweep.check(trials=5)
+
+
+def test_it_says_what_happened_and_what_can_be_done_next(calm):
+    sweep, ended = calm
+    lines = ended.stdout.splitlines()
+    best = sweep.leaderboard()[0]
+    result = f"best val NME {float(best['best_nme']):.2%} (trial {best['number']})"
+    assert "trial 0 started: lr=0.001 star_weight=1" in lines
+    assert any(line.startswith("trial 0 epoch 1/3: loss ") for line in lines)
+    assert any(line.startswith("trial 1 DIVERGED (loss is ") for line in lines)
+    assert f"5 trials: {ended_counts(sweep)}; {result}" in lines
+    assert "everything lies in out/faces" in ended.stdout
+    assert f"mlflow ui --backend-store-uri sqlite:///{sweep.output / 'mlflow.db'}" in ended.stdout
+    assert "python -m trainer.train out/faces/best.yaml" in ended.stdout
+    assert "go on with" not in ended.stdout
+    assert "Traceback" not in ended.stdout
+
+
+def ended_counts(sweep: Sweep) -> str:
+    counts = Counter(sweep.states().values())
+    order = ["COMPLETE", "PRUNED", "DIVERGED", "FAILED"]
+    return ", ".join(f"{counts[state]} {state.lower()}" for state in order if counts[state])
+
+
+def test_known_configurations_were_first_and_states_are_told_truthfully(calm):
+    sweep, _ = calm
+    trials, states = sweep.study().trials, sweep.states()
+    assert [t.params for t in trials[:3]] == CALM["known"]
+    assert (states[0], states[1]) == ("COMPLETE", "DIVERGED")
+    assert Counter(states.values())["PRUNED"] >= 1
+    told = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "DIVERGED": TrialState.PRUNED}
+    for trial in trials:
+        assert trial.state is told[states[trial.number]]
+        if states[trial.number] == "PRUNED":
+            assert 1 <= len(trial.intermediate_values) < 3
+            assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
+        if states[trial.number] == "COMPLETE":
+            assert list(trial.intermediate_values) == [1, 2, 3]
+
+
+def test_a_trial_that_diverges_stops_at_once_with_the_reason(calm):
+    sweep, _ = calm
+    end = next(e for e in sweep.events() if e.kind is EventKind.TRIAL_ENDED and e.trial == 1)
+    assert end.data["state"] == "DIVERGED"
+    assert "learning rate" in end.data["reason"]
+    assert "loss.star_weight 1" in end.data["reason"]
+    assert not [e for e in sweep.events() if e.trial == 1 and "attempt" in e.data]
+
+
+def test_the_leaderboard_agrees_with_the_study(calm):
+    sweep, _ = calm
+    rows, trials = sweep.leaderboard(), sweep.study().trials
+    assert list(rows[0]) == ["number", "state", "best_nme", "epochs", "seconds", "optim.lr", "loss.star_weight"]
+    for row in rows:
+        trial = trials[int(row["number"])]
+        values = trial.intermediate_values
+        assert row["best_nme"] == (repr(values[max(values)]) if values else "")
+        assert int(row["epochs"]) == max(values, default=0)
+        assert float(row["loss.star_weight"]) == trial.params["loss.star_weight"]
+    best = [float(row["best_nme"]) for row in rows if row["state"] == "COMPLETE"]
+    assert best == sorted(best)
+
+
+def test_only_the_weights_that_someone_will_load_are_kept(calm):
+    sweep, _ = calm
+    assert list(sweep.folder.glob("trials/*/last.pt")) == []
+    kept = {int(path.parent.name) for path in sweep.folder.glob("trials/*/best.pt")}
+    ranked = [int(row["number"]) for row in sweep.leaderboard() if row["best_nme"]]
+    assert kept == set(ranked[: CALM["keep"]])
+    assert list(sweep.folder.glob("trials/*/worker.pid")) == []
+
+
+def test_mlflow_shows_a_parent_with_a_child_a_trial(calm):
+    sweep, _ = calm
+    runs, states = sweep.runs(), sweep.states()
+    parent, best = runs[None], int(sweep.leaderboard()[0]["number"])
+    assert (parent.info.run_name, parent.info.status) == ("faces", "FINISHED")
+    assert "5 trials" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["best.trial"] == str(best)
+    assert parent.data.tags["sampler"] == "tpe, 3 random trials first, seed 0"
+    assert {"version.torch", "version.ray", "git.commit", "config.hash", "command"} <= parent.data.tags.keys()
+    assert {"leaderboard.csv", "best.yaml", "sweep.yaml"} <= sweep.artifacts(parent.info.run_id)
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "DIVERGED": "FAILED"}
+    for number, state in states.items():
+        child = runs[number]
+        assert child.data.tags["starsweep.state"] == state
+        assert child.info.status == status[state]
+        assert child.info.run_name.startswith(f"{number} ")
+        params = sweep.study().trials[number].params
+        assert float(child.data.params["loss.star_weight"]) == params["loss.star_weight"]
+        assert float(child.data.params["optim.lr"]) == params["optim.lr"]
+        assert (child.data.params["optim.epochs"], child.data.params["run.threads"]) == ("3", "1")
+        assert "config.yaml" in sweep.artifacts(child.info.run_id)
+        assert ("ced.png" in sweep.artifacts(child.info.run_id)) is (state != "DIVERGED")
+        assert ("checkpoint" in sweep.artifacts(child.info.run_id)) is (number == best)
+    assert sweep.artifacts(runs[best].info.run_id, "checkpoint") == {"checkpoint/best.pt"}
+    assert "learning rate" in runs[1].data.tags["starsweep.reason"]
+
+
+def test_mlflow_holds_the_values_that_the_trainer_wrote(calm):
+    sweep, _ = calm
+    run_id = sweep.runs()[0].info.run_id
+    written = rows(sweep.folder / "trials" / "0000")
+    for key in LOCKSTEP:
+        points = sweep.client().get_metric_history(run_id, key)
+        assert sorted((p.step, p.value) for p in points) == [(row["epoch"], row[key]) for row in written]
+
+
+def test_the_best_config_gives_the_same_numbers_without_ray(calm, tmp_path):
+    sweep, _ = calm
+    best = int(sweep.leaderboard()[0]["number"])
+    command = ["-m", "trainer.train", str(sweep.folder / "best.yaml"), "--run.output", str(tmp_path / "again")]
+    environment = os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache")}
+    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=200)
+    folders = sweep.folder / "trials" / f"{best:04d}", tmp_path / "again"
+    measured = [
+        [(row["epoch"], row["train/loss"], row["val/nme"], row["val/auc10"]) for row in rows(folder)]
+        for folder in folders
+    ]
+    assert measured[0] == measured[1]
+    assert len(measured[0]) == 3
+
+
+# Refused, with nothing changed
+
+
+def test_a_changed_base_config_is_refused_with_the_difference(calm, capsys):
+    sweep, _ = calm
+    before = (sweep.folder / "events.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        run.main(sweep.words("--train.optim.epochs", "5", "--seed", "1"))
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "train.optim.epochs: 3 -> 5" in error
+    assert "seed: 0 -> 1" in error
+    assert "--name NEW" in error
+    assert (sweep.folder / "events.jsonl").read_bytes() == before
+    assert yaml.safe_load((sweep.folder / "sweep.yaml").read_text())["train"]["optim"]["epochs"] == 3
+
+
+def test_a_second_start_is_refused_while_the_first_runs(calm, capsys):
+    sweep, _ = calm
+    before = (sweep.folder / "events.jsonl").read_bytes()
+    with FileLock(sweep.folder / ".lock"), pytest.raises(SystemExit) as ended:
+        run.main(sweep.words())
+    assert ended.value.code == 2
+    assert "name = 'faces': this sweep is running already" in capsys.readouterr().err
+    assert (sweep.folder / "events.jsonl").read_bytes() == before
+
+
+def test_more_than_the_machine_has_is_refused_before_anything_is_made(tmp_path, capsys):
+    sweep = Sweep(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run.main(sweep.words("--resources.cpus", "1000"))
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "resources.cpus = 1000" in error
+    assert "a trial must fit on one machine, and there is: " in error
+    assert "CPUs, 0 GPUs" in error
+    assert not sweep.output.exists()
+
+
+def test_missing_faces_are_told_with_the_tree_that_is_expected(tmp_path):
+    train = TINY | {"data": {"kind": "w300", "root": str(tmp_path / "nowhere"), "image_size": 32}}
+    sweep = Sweep(tmp_path / "home", settings=CALM | {"train": train})
+    ended = sweep.run()
+    assert ended.returncode == 1
+    assert "DataError: " in ended.stderr
+    assert str(tmp_path / "nowhere") in ended.stderr
+    assert ".pts" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (sweep.folder / "study.db").exists()  # or the mended command would be refused as another sweep
+    assert not (sweep.output / "mlflow.db").exists()
+
+
+# Going on, in a copy of the finished sweep
+
+
+@pytest.fixture(scope="module")
+def copied(calm, tmp_path_factory):
+    sweep = Sweep(tmp_path_factory.mktemp("copied") / "home")
+    shutil.copytree(calm[0].output, sweep.output)
+    return sweep
+
+
+def test_the_same_command_again_runs_nothing_and_ends_well(copied):
+    before = copied.reports(), (copied.folder / "leaderboard.csv").read_text()
+    started = time.monotonic()
+    ended = copied.run()
+    assert ended.returncode == 0, ended.stderr
+    assert (copied.reports(), (copied.folder / "leaderboard.csv").read_text()) == before
+    assert "started" not in ended.stdout
+    assert [e.kind for e in copied.events()].count(EventKind.SWEEP_STARTED) == 2
+    copied.check(trials=5)
+    assert time.monotonic() - started < 60
+
+
+@pytest.fixture(scope="module")
+def more(copied):
+    """Two more trials: the worker of trial 5 is killed once, trial 6 meets the same error again and again."""
+    old = {t.number: (t.params, t.intermediate_values, t.state) for t in copied.study().trials}
+    owner = copied.folder / "trials" / "0005" / "worker.pid"
+    (copied.folder / "trials" / "0006" / "config.yaml").mkdir(parents=True)  # cannot be written
+    with copied.start("--trials", "7", "--retries", "1") as process:
+        wait_for(lambda: owner.exists() and len(owner.read_text().split()) == 2, 120, "a worker in trial 5")
+        os.kill(int(owner.read_text().split()[1]), signal.SIGKILL)
+        out, err = process.communicate(timeout=240)
+    return old, subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_more_trials_continue_a_finished_sweep(copied, more):
+    old, ended = more
+    assert ended.returncode == 0, ended.stderr
+    copied.check(trials=7)
+    trials = copied.study().trials
+    assert {n: (trials[n].params, trials[n].intermediate_values, trials[n].state) for n in old} == old
+    assert copied.runs()[None].info.status == "FINISHED"
+
+
+def test_a_trial_whose_worker_was_killed_starts_again(copied, more):
+    _, ended = more
+    line = next(line for line in ended.stdout.splitlines() if line.startswith("trial 5 started") and "attempt" in line)
+    assert line.endswith("attempt 2")
+    assert copied.states()[5] in ("COMPLETE", "PRUNED")
+    assert copied.study().trials[5].intermediate_values
+    assert copied.runs()[5].data.tags["starsweep.attempt"] == "1"
+
+
+def test_a_trial_that_crashes_every_time_fails_with_the_reason(copied, more):
+    _, ended = more
+    assert copied.states()[6] == "FAILED"
+    starts = [e for e in copied.events() if e.trial == 6 and e.kind is EventKind.TRIAL_STARTED]
+    assert [e.data.get("attempt") for e in starts] == [None, 1]
+    run = copied.runs()[6]
+    assert run.info.status == "FAILED"
+    assert "IsADirectoryError" in run.data.tags["starsweep.reason"]
+    assert "trial 6 FAILED (IsADirectoryError: " in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert "IsADirectoryError" in (copied.folder / "trials" / "0006" / "error.txt").read_text()
+
+
+# A sweep that is interrupted, then killed, then left in peace
+
+TROUBLED = CALM | {
+    "space": {"optim.lr": {"log_uniform": [1e-4, 1e-3]}, "loss.star_weight": {"log_uniform": [0.1, 10]}},
+    "known": [],
+    "trials": 4,
+    "slots": 2,
+    "resources": {"cpus": 0.5},
+    "pruner": {"name": "none"},
+    "train": TINY | {"optim": {"epochs": 4, "batch_size": 8}},
+}
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory):
+    return Sweep(tmp_path_factory.mktemp("troubled") / "home", settings=TROUBLED)
+
+
+@pytest.fixture(scope="module")
+def interrupted(troubled):
+    with troubled.start() as process:
+        lines = read_until(process, " epoch 1/4")
+        os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
+        out, err = process.communicate(timeout=120)
+    return process.returncode, "".join(lines) + out, err
+
+
+def test_ctrl_c_ends_with_130_and_the_command_to_go_on(troubled, interrupted):
+    code, out, err = interrupted
+    assert code == 130, err
+    assert f"interrupted; go on with:  python -m sweep.run {' '.join(troubled.words())}" in out
+    assert "trial 0 interrupted" in out
+    assert "Traceback" not in out + err
+
+
+def test_ctrl_c_leaves_no_run_open_and_no_process_behind(troubled, interrupted):
+    runs = troubled.runs()
+    assert {r.info.status for r in runs.values()} == {"KILLED"}
+    assert troubled.events()[-1].kind is EventKind.SWEEP_ENDED
+    assert troubled.events()[-1].data["state"] == "KILLED"
+    assert all(t.state is TrialState.RUNNING for t in troubled.study().trials)
+    wait_for(lambda: not troubled.living(), 15, f"all processes gone, left are {troubled.living()}")
+
+
+@pytest.fixture(scope="module")
+def killed(troubled, interrupted):
+    """Reports and parameters before, and at the moment of the kill."""
+    with troubled.start() as process:
+        read_until(process, " epoch 2/4")
+        process.kill()
+        process.wait()
+    held = troubled.study().trials
+    return troubled.reports(), {t.number: (t.params, dict(t.intermediate_values)) for t in held}
+
+
+@pytest.fixture(scope="module")
+def recovered(troubled, killed):
+    return troubled.run()  # at once: workers of the killed driver may still be there
+
+
+def test_a_killed_sweep_goes_on_with_nothing_lost_and_nothing_twice(troubled, killed, recovered):
+    assert recovered.returncode == 0, recovered.stderr
+    troubled.check(trials=4)
+    assert all(state == "COMPLETE" for state in troubled.states().values())
+    assert all(list(t.intermediate_values) == [1, 2, 3, 4] for t in troubled.study().trials)
+    reports, held = killed
+    assert reports
+    assert set(reports) <= set(troubled.reports())
+    for number, (params, values) in held.items():
+        trial = troubled.study().trials[number]
+        assert trial.params == params
+        assert values.items() <= trial.intermediate_values.items()
+
+
+def test_a_resumed_trial_has_the_numbers_of_one_that_was_never_stopped(troubled, recovered, tmp_path):
+    config = TrainConfig.load(troubled.folder / "trials" / "0000" / "config.yaml")
+    config.replace({"run.output": None}).dump(tmp_path / "config.yaml")
+    command = ["-m", "trainer.train", str(tmp_path / "config.yaml"), "--run.output", str(tmp_path / "steady")]
+    environment = os.environ | {"XDG_CACHE_HOME": str(troubled.home / "cache")}
+    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=200)
+    steady = [row["best_nme"] for row in rows(tmp_path / "steady")]
+    assert steady == list(troubled.study().trials[0].intermediate_values.values())
+
+
+def test_nothing_is_left_running_at_the_end(troubled, recovered):
+    wait_for(lambda: not troubled.living(), 90, f"all processes gone, left are {troubled.living()}")
