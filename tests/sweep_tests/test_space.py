@@ -148,6 +148,4 @@ def test_a_known_value_is_of_the_dimensions_kind(kind, value):
     key, ends = ("optim.lr", [1, 8]) if kind == "uniform" else ("model.width", [8, 16])
     space = parse_space({key: {kind: ends}}, BASE)
     with pytest.raises(ConfigError, match="outside"):
-        check_params(
-            {key: value}, parse_space({key: {kind: [1, 8] if kind == "uniform" else [8, 16]}}, BASE), BASE, "known[0]"
-        )
+        check_params({key: value}, space, BASE, "known[0]")
