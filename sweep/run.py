@@ -28,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             console.print(dry_run(config), highlight=False, markup=False, soft_wrap=True)
             return 0
-        from sweep.session import run_sweep
+        from sweep.session import python_command, run_sweep
 
         words = list(argv) if argv is not None else sys.argv[1:]
-        return run_sweep(config, console, shlex.join(["python", "-m", "sweep.run", *words]))
+        return run_sweep(config, console, shlex.join([python_command(), "-m", "sweep.run", *words]))
     except ConfigError as error:
         parser.error(str(error))
     except DataError as error:

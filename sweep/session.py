@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import shlex
+import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,19 +227,27 @@ def _conclude(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(leaderboard.summary_line(records))
-    folder = os.path.relpath(config.folder)
+    folder, python = os.path.relpath(config.folder), python_command()
     uri = resolve_uri(config.mlflow_uri, config.folder.parent)
     say(f"everything lies in {folder}")
     if uri.startswith("http"):
         say(f"compare in MLflow:  {redact(uri)}, experiment {config.mlflow_experiment}")
     else:
-        say(f"compare in MLflow:  mlflow ui --backend-store-uri {redact(uri)}   and open http://127.0.0.1:5000")
+        say(f"compare in MLflow:  {python} -m mlflow ui --backend-store-uri {shlex.quote(redact(uri))}")
     if not sent:
-        say(f"MLflow has not got everything; send the rest:  python -m sweep.sync {shlex.quote(folder)}")
+        say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}")
     if leaderboard.best(records):
-        say(f"rerun the best:     python -m trainer.train {shlex.quote(f'{folder}/{leaderboard.BEST_FILE}')}")
+        say(f"rerun the best:     {python} -m trainer.train {shlex.quote(f'{folder}/{leaderboard.BEST_FILE}')}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")
+
+
+def python_command() -> str:
+    """How the user calls this Python: as python if that is it, else by its path, relative where it lies below."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    path = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if path.startswith("..") else path)
 
 
 @contextlib.contextmanager
