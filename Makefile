@@ -23,6 +23,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 ui: $(READY)
+	mkdir -p outputs
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db
 
 # Its own environment; --no-build-isolation keeps the build from asking for tools a second time.

@@ -12,7 +12,7 @@ from sweep.secrets import redact
 from sweep.space import Dimension, Params, check_params, parse_space
 from sweep.tracking import resolve_uri
 from trainer import settings
-from trainer.config import TrainConfig
+from trainer.config import WITHOUT_EFFECT, TrainConfig
 from trainer.settings import ConfigError, Section, Tree
 
 DEMO = Path(__file__).parent.parent / "configs" / "sweep" / "demo.yaml"
@@ -20,7 +20,7 @@ DEMO = Path(__file__).parent.parent / "configs" / "sweep" / "demo.yaml"
 
 class SamplerConfig(Section):
     name: Literal["tpe", "random", "gp", "cmaes"] = Field("tpe", description="who suggests the next trial")
-    startup_trials: int = Field(6, ge=1, description="random trials before the sampler learns [trials]")
+    startup_trials: int = Field(6, ge=1, description="tpe, gp, cmaes: random trials before it learns [trials]")
 
 
 class PrunerConfig(Section):
@@ -28,7 +28,7 @@ class PrunerConfig(Section):
         "successive_halving", description="who stops trials early"
     )
     min_epochs: int = Field(2, ge=1, description="first epoch at which a trial may be stopped [epochs]")
-    reduction: int = Field(3, ge=2, description="one in so many goes on at a rung; the next is so many times later")
+    reduction: int = Field(3, ge=2, description="halving, hyperband: 1 in so many goes on, to a rung so much later")
     brackets: int = Field(2, ge=1, le=8, description="hyperband: number of brackets, of rising first rung [brackets]")
     startup_trials: int = Field(4, ge=1, description="median: others needed at an epoch before it stops any [trials]")
 
@@ -73,6 +73,7 @@ class SweepConfig(Section):
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
+        """The search space, checked against the trainer's config."""
         return parse_space(self.space, self.train)
 
     @property
@@ -85,6 +86,7 @@ class SweepConfig(Section):
         return self.train.replace({**params, "run.output": str(self.trial_folder(number))})
 
     def trial_folder(self, number: int) -> Path:
+        """The run folder of one trial."""
         return self.folder / "trials" / f"{number:04d}"
 
     def best_config(self, params: Params) -> TrainConfig:
@@ -94,9 +96,9 @@ class SweepConfig(Section):
     def decisive(self) -> Tree:
         """What an old study must share with this config to be continued: all that decides which trials it holds."""
         tree = self.model_dump(mode="json", include={"train", "space", "known", "sampler", "pruner", "seed"})
-        for key in ("output", "checkpoint_every"):
-            tree["train"]["run"].pop(key)
-        tree["train"]["data"].pop("cache_dir")
+        for section, keys in WITHOUT_EFFECT.items():
+            for key in keys:
+                tree["train"][section].pop(key)
         return tree
 
     def tree(self) -> Tree:
@@ -105,6 +107,7 @@ class SweepConfig(Section):
         return tree | {key: redact(tree[key]) for key in ("study", "mlflow_uri") if tree[key]}
 
     def dump(self, path: Path) -> None:
+        """Writes the config as YAML, without passwords."""
         settings.write_yaml(self.tree(), path)
 
 
@@ -143,7 +146,10 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
     tree = config.model_dump(mode="json")
     data, run = tree["train"]["data"], tree["train"]["run"]
     for key in ("root", "cache_dir"):
-        data[key] = str(Path(data[key]).resolve()) if data[key] else data[key]
+        data[key] = _absolute(data[key]) if data[key] else data[key]
+    model = tree["train"]["model"]
+    if model["pretrained"] not in ("none", "imagenet"):
+        model["pretrained"] = _absolute(model["pretrained"])
     threads = max(1, int(config.resources.cpus))
     if run["threads"] not in (None, threads):
         raise ConfigError(
@@ -155,9 +161,13 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
             f"train.run.output = {run['output']!r}: trials have folders of their own (set output instead)"
         )
     run["threads"] = threads
-    tree["output"] = str(Path(config.output).resolve())
+    tree["output"] = _absolute(config.output)
     try:
         tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
     except ValueError as error:
         raise ConfigError(f"mlflow_uri: {error}") from None
     return settings.build(SweepConfig, tree, config.name)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())

@@ -35,6 +35,7 @@ class Board:
         records: gives the trials as the study holds them.
         slots: trials at the same time.
         lag: events that MLflow has not got yet.
+        console: where to show it.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Board:
         room = max(5, self._console.size.height - 8)
         running = [r for r in records if not r.state.finished]
         finished = [r for r in rank(records) if r.state.finished]
-        shown = running + finished[: room - len(running)]
+        shown = running + finished[: max(0, room - len(running))]
         hidden = len(records) - len(shown)
         foot = Text(self._status(records) + (f"; {hidden} more trials not shown" if hidden else ""))
         return Group(results_table(self._config, shown, self._speeds, title=f"sweep {self._config.name}"), foot)

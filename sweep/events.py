@@ -38,7 +38,6 @@ _FIELDS: dict[EventKind, frozenset[str]] = {
     EventKind.SWEEP_ENDED: frozenset({"state", "summary", "best_trial", "artifacts"}),
 }
 _OF_THE_SWEEP = frozenset({EventKind.SWEEP_STARTED, EventKind.SWEEP_ENDED})
-_SYNCED = _OF_THE_SWEEP | {EventKind.TRIAL_ENDED}  # worth surviving a power cut, and rare
 _STATES: dict[EventKind, frozenset[str]] = {
     EventKind.TRIAL_ENDED: frozenset({"COMPLETE", "PRUNED", "FAILED", "DIVERGED"}),
     EventKind.SWEEP_ENDED: frozenset({"FINISHED", "KILLED", "FAILED"}),
@@ -154,7 +153,7 @@ class EventLog:
         self._cut_torn_tail()
 
     def append(self, event: Event) -> None:
-        """Writes the event; it is with the operating system when this returns, and on disk when a trial or sweep ended.
+        """Writes the event; it is on disk when this returns, before the study hears of it.
 
         Raises:
             OSError: The line could not be written whole (disk full); the log is left as it was.
@@ -165,8 +164,7 @@ class EventLog:
         if written != len(line):
             os.ftruncate(self._fd, size)
             raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written, is the disk full?")
-        if event.kind in _SYNCED:
-            os.fsync(self._fd)
+        os.fsync(self._fd)
 
     def read(self, offset: int = 0) -> Iterator[tuple[Event, int]]:
         """See `read_events`."""

@@ -72,6 +72,8 @@ def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) 
     """Runs trials until the ledger has no more, or until asked to stop."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # all slots start at once
     deadline = time.monotonic() + config.hours * 3600 if config.hours else None
+    for stale in config.folder.glob("ray-*"):  # of a driver that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=config.folder))
     resources = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
     try:

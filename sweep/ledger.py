@@ -51,6 +51,7 @@ class Ledger:
 
     @property
     def records(self) -> list[TrialRecord]:
+        """All trials that were ever started, by number."""
         return self._study.records
 
     @property
@@ -109,7 +110,8 @@ class Ledger:
     def note_retry(self, number: int, attempt: int) -> None:
         """Notes that a crashed trial starts again from its checkpoint."""
         record = self._study.record(number)
-        self._note(Event(EventKind.TRIAL_STARTED, number, {**self._started(record), "attempt": attempt}))
+        if not record.state.finished:  # a worker may die after its trial's end
+            self._note(Event(EventKind.TRIAL_STARTED, number, {**self._started(record), "attempt": attempt}))
 
     def _start(self, record: TrialRecord) -> Assignment:
         self._live.add(record.number)

@@ -30,7 +30,9 @@ def should_prune(config: PrunerConfig, number: int, epoch: int, curves: Mapping[
         return _below_median(config, number, epoch, curves)
     first = config.min_epochs
     if config.name == "hyperband":
-        first *= config.reduction ** (number % config.brackets)
+        bracket = number % config.brackets
+        first *= config.reduction**bracket
+        curves = {n: curve for n, curve in curves.items() if n % config.brackets == bracket}
     rung = last_rung(epoch, first, config.reduction)
     return rung is not None and not _in_top(number, rung, curves, config.reduction)
 

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from sweep.ledger import CED_FILE
-from trainer.metrics import auc, ced, failure_rate
-
-_FACE_ERRORS = "best_val_nme.npy"  # written by the trainer: NME of every validation face at the best epoch, (N,)
+from trainer.metrics import FACES_FILE, auc, ced, failure_rate
 
 
 def render(path: Path) -> None:
     """Draws a trial's picture that does not exist yet, if its folder holds what it is drawn from."""
-    errors = path.parent / _FACE_ERRORS
+    errors = path.parent / FACES_FILE
     if path.name == CED_FILE and not path.exists() and errors.exists():
         draw_ced(np.load(errors), path, title=f"trial {int(path.parent.name)}")
 

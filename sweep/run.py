@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from sweep.config import SweepConfig, load_sweep
-from trainer.annotations import DataError
 from trainer.settings import ArgumentParser, ConfigError
 
 
@@ -34,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_sweep(config, console, shlex.join([python_command(), "-m", "sweep.run", *words]))
     except ConfigError as error:
         parser.error(str(error))
-    except DataError as error:
-        print(f"DataError: {error}", file=sys.stderr)
+    except Exception as error:
+        if type(error).__name__ not in ("DataError", "ModelError"):  # the latter's module imports torch
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -44,11 +45,11 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         command: what the user typed, to be repeated for going on.
 
     Returns:
-        The exit code: 0 done, 130 interrupted.
+        The exit code: 0 done, 1 no trial came to its end, 130 interrupted.
 
     Raises:
         ConfigError: the sweep is running already, exists with other settings, or a trial asks for too much.
-        DataError: faces are missing or faulty.
+        DataError, ModelError: faces or pretrained weights are missing or faulty.
     """
     check_local(config)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,8 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
             slots = _make_ready(config, stack, console)
             stop.listen()  # again: Ray has put handlers of its own in place
         if stop and study is None:
-            console.print("interrupted before the first trial", highlight=False)
+            text = f"interrupted before the first trial; start again with:  {redact(command)}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
             return INTERRUPTED
         return _run_opened(config, study or _open_study(config), slots, stop, console, command)
 
@@ -102,7 +104,9 @@ def _run_opened(
             log.append(_sweep_ended(config, ledger, state))
             sent = writer.close(_CLOSING_SECONDS)
     _conclude(config, ledger, console, command, sent, stop)
-    return INTERRUPTED if stop.by_user else 0
+    if stop.by_user:
+        return INTERRUPTED
+    return 0 if stop or leaderboard.best(ledger.records) else 1
 
 
 def make_projector(config: SweepConfig) -> Projector:
@@ -141,20 +145,24 @@ def _run_trials(
 
 
 class _Preparation:
-    """Builds the crop cache of the base config in the background, so that no trial has to."""
+    """Builds the crop cache of the base config in the background, and tries its weights, so that no trial has to."""
 
     def __init__(self, config: SweepConfig) -> None:
-        self._data = config.train.data
+        from trainer.crops import load_split  # in this thread, before Ray: importing OpenCV resets sys.path
+
+        self._load_split, self._config = load_split, config.train
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="crops", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        from trainer.crops import load_split
-
         try:
             for split in ("train", "val"):
-                load_split(self._data, split)
+                self._load_split(self._config.data, split)
+            if self._config.model.pretrained != "none":
+                from trainer.model import build_model
+
+                build_model(self._config)
         except Exception as error:
             self._error = error
 
@@ -183,7 +191,8 @@ def _tidy(config: SweepConfig, ledger: Ledger) -> None:
     for record in records:
         if record.state.finished:
             folder = config.trial_folder(record.number)
-            (folder / "last.pt").unlink(missing_ok=True)
+            for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
+                unused.unlink(missing_ok=True)
             if record.number not in kept:
                 (folder / "best.pt").unlink(missing_ok=True)
 
@@ -191,8 +200,8 @@ def _tidy(config: SweepConfig, ledger: Ledger) -> None:
 def _sweep_started(config: SweepConfig, command: str) -> Event:
     tags = provenance() | {
         "command": redact(command),
-        "sampler": f"{config.sampler.name}, {config.sampler.startup_trials} random trials first, seed {config.seed}",
-        "pruner": f"{config.pruner.name} from epoch {config.pruner.min_epochs}, 1 in {config.pruner.reduction} goes on",
+        "sampler": json.dumps(config.sampler.model_dump() | {"seed": config.seed}),
+        "pruner": json.dumps(config.pruner.model_dump()),
         "config.hash": config.train.identity(),
         "threads": str(config.train.run.threads),
     }

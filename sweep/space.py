@@ -40,6 +40,7 @@ class Dimension:
         return float(self.low), float(self.high)
 
     def contains(self, value: Value) -> bool:
+        """Whether the sampler could suggest this value."""
         if self.kind == "choice":
             return value in self.choices
         number = int if self.kind in ("int", "log_int") else int | float
@@ -90,6 +91,7 @@ def format_params(params: Mapping[str, Value]) -> str:
 
 
 def format_value(value: Value) -> str:
+    """Three digits of a number, any other value as it is."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

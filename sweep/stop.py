@@ -24,6 +24,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def set(self) -> None:
+        """Asks to stop, because the time is up."""
         self._event.set()
 
     def __bool__(self) -> bool:

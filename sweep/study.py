@@ -23,6 +23,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.config import SamplerConfig, differences
 from sweep.secrets import redact
@@ -112,6 +113,7 @@ class Study:
         """Creates the study, or opens the one of this name.
 
         Raises:
+            StudyStorageError: the database cannot be opened.
             StudyMismatchError: the study was made with another space, base config, sampler, pruner or seed.
         """
         study = optuna.create_study(
@@ -151,6 +153,7 @@ class Study:
         return len(self._records) >= trials and all(r.state.finished for r in self._records.values())
 
     def record(self, number: int) -> TrialRecord:
+        """What the study knows of one trial."""
         return self._records[number]
 
     def ask(self) -> TrialRecord:
@@ -222,10 +225,13 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
         options["connect_args"] = {"timeout": 60}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except ValueError:  # optuna's word for a URL that SQLAlchemy cannot read
+    except ImportError as error:
         raise StudyStorageError(
-            f"study = {redact(url)!r}: must be a database URL, such as postgresql://HOST/NAME"
+            f"study: the database's driver is missing ({error}); for PostgreSQL: [postgres]"
         ) from None
+    except (ValueError, SQLAlchemyError) as error:  # ValueError is optuna's word for a URL that cannot be read
+        reason = redact(str(error).splitlines()[0])
+        raise StudyStorageError(f"study = {redact(url)!r}: cannot be opened as a database ({reason})") from None
 
 
 def _derived_seed(seed: int, number: int) -> int:

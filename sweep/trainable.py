@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 
 from trainer.config import TrainConfig
+from trainer.settings import ConfigError
 
 # Keys of what a worker reports to the driver
 TRIAL, EPOCH, METRICS, ENDED, REASON = "trial", "epoch", "metrics", "ended", "reason"
@@ -51,7 +52,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
             engine.train(config, report=report, resume_from=last if last.exists() else None)
         except engine.NonFiniteError as error:
             end = {TRIAL: number, ENDED: DIVERGED, REASON: str(error)}
-        except (DataError, ModelError, CheckpointError) as error:
+        except (ConfigError, DataError, ModelError, CheckpointError) as error:
             end = {TRIAL: number, ENDED: FAILED, REASON: f"{type(error).__name__}: {error}"}
         except Exception:
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")

@@ -25,6 +25,8 @@ def save(state: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: the disk refused; the previous checkpoint is untouched.
     """
+    for stale in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while writing
+        stale.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:

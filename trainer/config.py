@@ -19,6 +19,7 @@ from trainer.landmarks import LAYOUTS, Layout
 from trainer.settings import Section, Tree
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
+WITHOUT_EFFECT = {"run": ("output", "checkpoint_every"), "data": ("cache_dir", "workers")}  # on any number
 _LAYOUT_OF_KIND: dict[str, LayoutName] = {
     "synthetic": "wflw98",
     "wflw": "wflw98",
@@ -75,12 +76,14 @@ class DataConfig(Section):
 
     @property
     def landmarks(self) -> Layout:
+        """The layout of the landmarks."""
         return LAYOUTS[self.layout or _LAYOUT_OF_KIND[self.kind]]
 
     @property
     def cache_folder(self) -> Path:
+        """The folder that holds the crop cache."""
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(self.cache_dir) if self.cache_dir else Path(home) / "starsweep"
+        return Path(self.cache_dir).expanduser() if self.cache_dir else Path(home) / "starsweep"
 
     @model_validator(mode="after")
     def _fits_together(self) -> DataConfig:
@@ -215,6 +218,7 @@ class TrainConfig(Section):
 
     @classmethod
     def from_tree(cls, tree: Tree, origin: str = "train config") -> TrainConfig:
+        """Builds a config from a nested mapping; raises ConfigError with `origin` in front."""
         return settings.build(cls, tree, origin)
 
     def tree(self) -> Tree:
@@ -222,6 +226,7 @@ class TrainConfig(Section):
         return self.model_dump(mode="json")
 
     def dump(self, path: str | Path) -> None:
+        """Writes the config as YAML that `load` reads back."""
         settings.write_yaml(self.tree(), path)
 
     def replace(self, values: Mapping[str, object]) -> TrainConfig:
@@ -236,8 +241,9 @@ class TrainConfig(Section):
         return self if self.run.threads else self.replace({"run.threads": available_cores()})
 
     def identity(self) -> str:
-        """Hash of all that decides the numbers: everything but the run folder and the place of the cache."""
+        """Hash of all that decides the numbers, which places, checkpoints and loader threads do not."""
         tree = self.tree()
-        tree["run"].pop("output")
-        tree["data"].pop("cache_dir")
+        for section, keys in WITHOUT_EFFECT.items():
+            for key in keys:
+                tree[section].pop(key)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

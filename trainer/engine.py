@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from trainer import checkpoint
+from trainer import checkpoint, metrics
 from trainer.config import TrainConfig, available_cores
 from trainer.crops import CropSplit, load_split
 from trainer.dataset import Batch, batches_per_epoch, training_batches
@@ -24,7 +24,7 @@ from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
 
-METRICS_FILE, CONFIG_FILE, BEST_NME_FILE = "metrics.jsonl", "config.yaml", "best_val_nme.npy"
+METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 
 
 class NonFiniteError(ArithmeticError):
@@ -67,9 +67,11 @@ class Run:
 
     @property
     def evaluated(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one where there is an average."""
         return self.model if self.average is None else self.average.module
 
     def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs, for `checkpoint.save`."""
         return {
             "identity": self.config.identity(),
             "config": self.config.tree(),
@@ -82,6 +84,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -140,8 +143,12 @@ def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int,
     trained = time.perf_counter()
     evaluation = evaluate(run.evaluated, validation, run.config)
     found = evaluation.summary()
-    if not math.isfinite(found["nme"]):
-        raise NonFiniteError(f"validation NME is {found['nme']} after epoch {epoch} {_settings(run.config, lr)}")
+    lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
+    if lost or not math.isfinite(found["nme"]):  # the mean over the other faces would look like a score
+        settings = _settings(run.config, lr)
+        raise NonFiniteError(
+            f"validation NME is no number for {lost} of {len(validation)} faces, epoch {epoch} {settings}"
+        )
     if found["nme"] < run.best_nme:
         run.best_nme, run.best_epoch = found["nme"], epoch
         best = {
@@ -151,7 +158,7 @@ def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int,
             "val_nme": found["nme"],
         }
         checkpoint.save(best, folder / checkpoint.BEST)
-        np.save(folder / BEST_NME_FILE, evaluation.nme)
+        np.save(folder / metrics.FACES_FILE, evaluation.nme)
     return {
         "best_nme": run.best_nme,
         "train/loss": loss,

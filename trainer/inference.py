@@ -37,6 +37,7 @@ class Evaluation:
     layout: Layout
 
     def summary(self) -> dict[str, float]:
+        """NME, failure rate and AUC, see `metrics.summary`."""
         return metrics.summary(self.nme)
 
     def report(self, attributes: Iterable[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -73,7 +74,11 @@ def read_yaml(path: str | Path) -> Tree:
 
 
 def write_yaml(tree: Mapping[str, Any], path: str | Path) -> None:
-    Path(path).write_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Writes a mapping as YAML; a reader sees the old file or the whole new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(path)
 
 
 def fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -26,7 +26,7 @@ class Speed:
     Attributes:
         images_per_second: training faces a second.
         validation_seconds: one pass over the validation faces.
-        memory_bytes: peak resident memory of this process.
+        memory_bytes: peak memory of the GPU, or without one, of this process.
         state_bytes: size of a checkpoint with the whole state.
     """
 
@@ -44,17 +44,21 @@ def measure_speed(config: TrainConfig, training: CropSplit, validation: CropSpli
     loss_of = LandmarkLoss(config.loss)
     batches = (b for epoch in itertools.count(1) for b in training_batches(training, config, epoch))
     faces, started = 0, 0.0
-    for number, batch in enumerate(itertools.islice(batches, steps + 2)):
-        if number == 2:
-            faces, started = 0, time.perf_counter()
+    for number, batch in enumerate(itertools.islice(batches, steps + 2), 1):
         loss = forward(run, batch, loss_of)
-        loss.backward()
-        optimizer_step(run, config.optim.lr)
+        (loss / config.optim.accumulate).backward()
+        if number % config.optim.accumulate == 0:
+            optimizer_step(run, config.optim.lr)
         loss.item()  # waits for the device
         faces += len(batch.pictures)
+        if number == 2:
+            faces, started = 0, time.perf_counter()
     trained = time.perf_counter()
     evaluate(run.evaluated, validation, config)
     buffer = io.BytesIO()
     torch.save(run.state_dict(), buffer)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if run.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(run.device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Speed(faces / (trained - started), time.perf_counter() - trained, peak, buffer.tell())

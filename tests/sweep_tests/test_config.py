@@ -311,3 +311,12 @@ def test_a_relative_store_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_sweep(sweep_file(tmp_path), {"mlflow_uri": "sqlite:///a.db"})
     assert config.mlflow_uri == f"sqlite:///{tmp_path / 'a.db'}"
+
+
+def test_paths_of_weights_and_data_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    overrides = {"train.model.pretrained": "weights/r.pt", "train.data.cache_dir": "~/crops"}
+    train = load_sweep(sweep_file(tmp_path), overrides).train
+    assert train.model.pretrained == str(tmp_path / "weights" / "r.pt")
+    assert train.data.cache_dir == str(tmp_path / "home" / "crops")

@@ -199,3 +199,11 @@ def test_the_best_of_all_is_never_stopped(config):
 def test_an_infinite_value_is_the_worst():
     curves = {0: {1: 0.5}, 1: {1: math.inf}}
     assert stopped(halving(), 1, curves) == {1}
+
+
+def test_brackets_of_hyperband_do_not_compete():
+    """Trial 1, alone in its bracket, is worse than bracket 0 at its first rung and goes on all the same."""
+    config = PrunerConfig(name="hyperband", min_epochs=1, reduction=2, brackets=2)
+    curves = {0: {1: 0.1, 2: 0.1}, 1: {1: 0.9, 2: 0.8}, 2: {1: 0.2, 2: 0.2}}
+    assert not should_prune(config, 1, 2, curves)
+    assert should_prune(config, 2, 2, curves)

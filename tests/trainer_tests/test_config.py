@@ -79,7 +79,7 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "run.flip_test": ({}, False),
     "run.checkpoint_every": ({}, 2),
 }
-ON_THE_OUTSIDE = {"run.output", "data.cache_dir"}
+ON_THE_OUTSIDE = {"run.output", "run.checkpoint_every", "data.cache_dir", "data.workers"}
 
 
 def value_of(config: TrainConfig, key: str) -> Any:
