@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -66,12 +67,12 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
-        dimensions = self.dimensions
+        dimensions = self.dimensions  # checked even where no known configuration is
         for i, params in enumerate(self.known):
             check_params(params, dimensions, self.train, f"known[{i}]")
         return self
 
-    @property
+    @functools.cached_property  # the check tries hundreds of configs, and the live table asks twice a second
     def dimensions(self) -> tuple[Dimension, ...]:
         """The search space, checked against the trainer's config."""
         return parse_space(self.space, self.train)

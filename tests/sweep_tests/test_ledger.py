@@ -20,16 +20,7 @@ EPOCHS = 4
 KNOWN = "[{optim.lr: 1e-3, loss.star_weight: 1.0}, {optim.lr: 1e-3, loss.star_weight: 90.0}]"
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk():
-    """A process may be killed at any time all the same; only a power cut would show."""
-
-    def relax(connection, record):
-        connection.execute("PRAGMA synchronous=OFF")
-
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", relax)
-    yield
-    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", relax)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 def make_config(folder: Path, **overrides: str) -> SweepConfig:

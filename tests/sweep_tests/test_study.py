@@ -10,7 +10,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-import sqlalchemy
 from optuna.trial import TrialState
 
 from sweep.config import SamplerConfig
@@ -32,16 +31,7 @@ ALL = {key: spec for kind in KINDS.values() for key, spec in kind.items()}
 STARTUP = 2  # random trials, so that the sampler's own suggestions are met too
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk():
-    """A process may be killed at any time all the same; only a power cut would show."""
-
-    def relax(connection, record):
-        connection.execute("PRAGMA synchronous=OFF")
-
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", relax)
-    yield
-    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", relax)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 def dimensions(space: dict) -> tuple[Dimension, ...]:
