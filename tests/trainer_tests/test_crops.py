@@ -418,7 +418,7 @@ def test_damaged_cache_is_told(tmp_path: Path, name: str) -> None:
 # --- many processes
 
 LOADER = """
-import logging, sys, time
+import logging, os, sys, time
 from pathlib import Path
 from trainer import crops
 from trainer.config import DataConfig
@@ -426,7 +426,7 @@ logging.basicConfig(level=logging.INFO)
 config = DataConfig.model_validate_json(sys.argv[1])
 pause, slow = float(sys.argv[2]), crops.read_picture
 def read(path):
-    print("reading", flush=True)
+    os.write(1, b"reading\n")  # whole, though several threads read
     time.sleep(pause)
     return slow(path)
 crops.read_picture = read
