@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from trainer import checkpoint, metrics
-from trainer.config import TrainConfig, available_cores
+from trainer.config import TrainConfig
 from trainer.crops import CropSplit, load_split
 from trainer.dataset import Batch, batches_per_epoch, training_batches
 from trainer.inference import autocast, evaluate, place
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
+from trainer.process import prepare_process
 
 METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 
@@ -131,7 +132,7 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
 
 def start_run(config: TrainConfig) -> Run:
     """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
-    torch.set_num_threads(config.run.threads or available_cores())
+    prepare_process(config)
     model = place(build_model(config), config)
     device = next(model.parameters()).device
     return Run(config, device, model, build_average(model, config.optim), build_optimizer(model, config.optim))

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer import checkpoint, metrics
-from trainer.config import TrainConfig, available_cores
+from trainer.config import TrainConfig
 from trainer.coords import to_pixels
 from trainer.crops import CropSplit
 from trainer.dataset import evaluation_batches
 from trainer.landmarks import Layout
 from trainer.losses import decode
 from trainer.model import LandmarkNet
+from trainer.process import prepare_process
 from trainer.settings import ConfigError, apply_overrides
 
 
@@ -133,7 +134,7 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
     tree = state["config"]
     apply_overrides(TrainConfig, tree, overrides or {})
     config = TrainConfig.from_tree(tree, str(path)).resolved()
-    torch.set_num_threads(config.run.threads or available_cores())
+    prepare_process(config)
     model = LandmarkNet(config.model, config.data.landmarks.count)
     try:
         model.load_state_dict(state["model"])

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.config import LossConfig
 from trainer.heatmap import spatial_moments
@@ -49,18 +49,17 @@ def star_loss(
     """
     if mask is not None:  # a NaN that counts for nothing must not reach the gradient either
         target = torch.where(mask.to(torch.bool)[..., None], target, target.new_zeros(()))
-    moments = spatial_moments(logits)
-    ex, ey = (target.to(moments.mean.dtype) - moments.mean).unbind(-1)  # (B, K) each
-    half, lean = (moments.xx + moments.yy) / 2, (moments.xx - moments.yy) / 2
-    gap = (lean.square() + moments.xy.square() + (_ROUND * half).square() + _TINY).sqrt()
-    small, large = half - gap, half + gap
-    # (v.e)^2 for the two axes needs no eigenvector: (lean, xy) / gap is (cos, sin) of twice the angle
-    total = ex.square() + ey.square()
-    along = (total + (lean * (ex.square() - ey.square()) + 2 * moments.xy * ex * ey) / gap) / 2
-    d = _STAR_DISTANCES[distance]
-    value = d(along) / (large + _EPSILON).sqrt() + d(total - along) / (small.clamp_min(0) + _EPSILON).sqrt()
-    value = value + star_weight * (small.abs() + large.abs())
-    return masked_mean(value, mask)
+    m = spatial_moments(logits)
+    ex, ey = (t - mean for t, mean in zip(target.to(m.x.dtype).unbind(-1), (m.x, m.y), strict=True))  # (B, K)
+    half, lean = (m.xx + m.yy) / 2, (m.xx - m.yy) / 2
+    gap = (lean.square() + m.xy.square() + (_ROUND * half).square() + _TINY).sqrt()
+    # (v.e)^2 along the axes needs no eigenvector: (lean, xy) / gap is (cos, sin) of twice the angle
+    ex2, ey2 = ex.square(), ey.square()
+    total, turned = (ex2 + ey2) / 2, (lean * (ex2 - ey2) / 2 + m.xy * ex * ey) / gap
+    sign = gap.new_tensor([1.0, -1.0])[:, None, None]  # the long axis, the short one
+    eigenvalues, squared = half + sign * gap, total + sign * turned  # (2, B, K)
+    along = _STAR_DISTANCES[distance](squared) / (eigenvalues.clamp_min(0) + _EPSILON).sqrt()
+    return masked_mean((along + star_weight * eigenvalues.abs()).sum(0), mask)
 
 
 def masked_mean(value: Tensor, mask: Tensor | None) -> Tensor:
@@ -96,8 +95,7 @@ def decode(output: Tensor) -> Tensor:
 
 def smooth_l1(error: Tensor, beta: float = _SMOOTH) -> Tensor:
     """Quadratic below `beta`, linear above (Girshick, ICCV 2015), elementwise."""
-    size = error.abs()
-    return torch.where(size < beta, 0.5 * error.square() / beta, size - 0.5 * beta)
+    return nn.functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=beta)
 
 
 def wing(error: Tensor, width: float = 0.08, curvature: float = 0.016) -> Tensor:

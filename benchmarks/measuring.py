@@ -1,0 +1,56 @@
+"""How things are timed here: variants in turn, so that a noisy machine is noisy for all of them, and medians."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+
+@dataclass(frozen=True)
+class Table:
+    """One measurement: what it is, the figures, and under which conditions they were taken."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    conditions: str
+
+    def markdown(self) -> str:
+        """The table under its title, with the conditions below."""
+        lines = [f"## {self.title}", "", _row(self.header), _row(["---"] * len(self.header))]
+        return "\n".join([*lines, *map(_row, self.rows), "", self.conditions])
+
+
+def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, float]:
+    """Median seconds of each variant, called one after the other in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(warmup + rounds):
+        for name, function in variants.items():
+            started = time.perf_counter()
+            function()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> str:
+    """Such as 'Linux x86_64, 2 cores, Python 3.11.7, torch 2.14.1, ...'."""
+    from trainer.config import available_cores
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "optuna", "mlflow"))
+    system = f"{platform.system()} {platform.machine()}, {available_cores()} cores"
+    return f"{system}, Python {platform.python_version()}, {packages}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Such as '9.31 ms', '940 ms'."""
+    value = seconds * 1e3
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
