@@ -32,7 +32,7 @@ def main() -> int:
 
 def write_section(path: Path, name: str, text: str) -> None:
     """Puts the text in place of the section of this name; the other sections stay as they are."""
-    sections = {name: "" for name in NAMES}
+    sections = dict.fromkeys(NAMES, "")
     if path.exists():
         sections |= dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n(?=<!-- |\Z)", path.read_text(encoding="utf-8"), re.S))
     sections[name] = text + "\n"

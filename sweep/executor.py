@@ -24,6 +24,7 @@ os.environ.update(  # before ray.tune is imported
     RAY_TRAIN_V2_ENABLED=os.environ.get("RAY_TRAIN_V2_ENABLED", "0"),
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    RAY_prestart_worker_first_driver="false",  # none of these would be used: Tune's workers have an own environment
 )
 
 import ray

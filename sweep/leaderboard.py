@@ -1,18 +1,13 @@
-"""Ranking of a sweep's trials, and the files made from it: leaderboard.csv and best.yaml."""
+"""Ranking of a sweep's trials."""
 
 from __future__ import annotations
 
-import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from sweep.config import SweepConfig
 from sweep.space import format_value, short_name
 from sweep.study import State, TrialRecord
 
-LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
 _ORDER = {State.COMPLETE: 0, State.PRUNED: 1, State.RUNNING: 1, State.DIVERGED: 2, State.FAILED: 3}
 
 
@@ -33,27 +28,6 @@ def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """The winner: the complete trial with the lowest NME; None while no trial is complete."""
     ranked = rank(records)
     return ranked[0] if ranked and ranked[0].state is State.COMPLETE else None
-
-
-def write_results(config: SweepConfig, records: Sequence[TrialRecord]) -> None:
-    """Writes leaderboard.csv and, once there is a winner, best.yaml into the sweep's folder; each appears whole."""
-    keys = [d.key for d in config.dimensions]
-    with _replacing(config.folder / LEADERBOARD_FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["number", "state", "best_nme", "epochs", "seconds", *keys])
-        for r in rank(records):
-            nme = "" if r.best_nme is None else repr(r.best_nme)
-            params = [r.params.get(key, "") for key in keys]
-            writer.writerow([r.number, r.state.value, nme, r.epochs, f"{r.seconds:.1f}", *params])
-    winner = best(records)
-    if winner is not None:
-        with _replacing(config.folder / BEST_FILE) as path:
-            config.best_config(winner.params).dump(path)
-
-
-def kept_trials(config: SweepConfig, records: Iterable[TrialRecord]) -> set[int]:
-    """Numbers of the trials whose weights stay on disk: the best `keep`."""
-    return {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
 
 
 def markdown(records: Sequence[TrialRecord], rows: int = 10) -> str:
@@ -80,19 +54,3 @@ def summary_line(records: Sequence[TrialRecord]) -> str:
     winner = best(records)
     found = f"; best val NME {winner.best_nme:.2%} (trial {winner.number})" if winner else ""
     return f"{len(records)} trials: {parts or 'none'}{found}"
-
-
-class _replacing:
-    """A temporary path beside `path` that takes its place at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)

@@ -6,12 +6,15 @@ import math
 
 from sweep.config import SweepConfig
 from sweep.console import format_seconds
+from sweep.packing import Packing, measure_packing, neighbours
 from sweep.resources import check_local
 from sweep.secrets import redact
 from sweep.session import make_projector
 from sweep.tracking import TrackingUnavailable, resolve_uri
 from trainer.crops import load_split
-from trainer.speed import Speed, measure_speed
+from trainer.speed import Speed
+
+_WORTHWHILE = 0.05  # gain from which another packing is recommended
 
 
 def dry_run(config: SweepConfig) -> str:
@@ -29,11 +32,13 @@ def dry_run(config: SweepConfig) -> str:
     lines.append(f"  MLflow     {_check_mlflow(config)}")
     training, validation = (load_split(config.train.data, split) for split in ("train", "val"))
     lines.append(f"  data       {len(training)} training and {len(validation)} validation faces")
-    speed = measure_speed(config.train, training, validation)
+    packing = measure_packing(config.train, slots, config.train.run.threads or 1)
+    speed = min(packing.speeds, key=lambda s: s.images_per_second)
     lines.append(
-        f"  speed      {speed.images_per_second:.1f} images/s with {config.train.run.threads} threads; "
+        f"  speed      {speed.images_per_second:.1f} images/s a trial; "
         f"validation {format_seconds(speed.validation_seconds)}; memory {_gigabytes(speed.memory_bytes)} a trial"
     )
+    lines += _compare_packings(config, packing)
     return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
 
 
@@ -45,6 +50,25 @@ def _check_mlflow(config: SweepConfig) -> str:
     except TrackingUnavailable as error:
         return f"AWAY: {error}; the sweep would run and MLflow catch up later"
     return f"{redact(uri)} answers"
+
+
+def _compare_packings(config: SweepConfig, configured: Packing) -> list[str]:
+    """What other packings onto the same cores give, where the trials run on this machine's cores."""
+    if config.ray_address is not None or config.resources.gpus:
+        return []
+    others = [measure_packing(config.train, *other) for other in neighbours(configured.slots, configured.threads)]
+    lines = [f"  packing    {_describe(configured)}, as configured"]
+    for other in others:
+        gain = other.images_per_second / configured.images_per_second - 1
+        advice = f"; try --resources.cpus {other.threads}" if gain > _WORTHWHILE else ""
+        lines.append(f"             {_describe(other)} ({gain:+.0%}{advice})")
+    return lines
+
+
+def _describe(packing: Packing) -> str:
+    slots, threads = packing.slots, packing.threads
+    trials = f"{slots} trial{'s' * (slots > 1)} at once with {threads} thread{'s' * (threads > 1)}"
+    return f"{trials}: {packing.images_per_second:.1f} images/s together"
 
 
 def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list[str]:

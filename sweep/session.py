@@ -25,6 +25,7 @@ from sweep.ledger import Ledger
 from sweep.provenance import provenance
 from sweep.report import render
 from sweep.resources import check_local
+from sweep.results import BEST_FILE, LEADERBOARD_FILE, Results
 from sweep.secrets import redact
 from sweep.stop import INTERRUPTED, StopRequest
 from sweep.study import Study, StudyMismatchError, StudyStorageError
@@ -73,11 +74,12 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
 
 
 def _make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Console) -> int:
-    """Builds the crop cache while Ray starts; gives the number of trials that fit at once."""
+    """Prepares faces and MLflow while Ray starts; gives the number of trials that fit at once."""
     with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
         preparation = _Preparation(config)
         from sweep import executor  # imports ray, while the faces are prepared
 
+        threading.Thread(target=_prepare_mlflow, args=(config,), name="mlflow", daemon=True).start()
         stack.enter_context(executor.ray_session(config))
         slots = executor.count_slots(config)
         preparation.result()
@@ -94,13 +96,13 @@ def _run_opened(
         log.append(_sweep_started(config, command))
         writer = BackgroundWriter(make_projector(config))
         writer.start()
-        ledger = Ledger(config, study, log)
+        ledger, results = Ledger(config, study, log), Results(config)
         try:
             if slots and not stop:
-                _run_trials(config, ledger, slots, stop, writer, console)
+                _run_trials(config, ledger, results, slots, stop, writer, console)
             state = "KILLED" if stop.by_user else "FINISHED"
         finally:
-            _tidy(config, ledger)
+            results.update(ledger.records)
             log.append(_sweep_ended(config, ledger, state))
             sent = writer.close(_CLOSING_SECONDS)
     _conclude(config, ledger, console, command, sent, stop)
@@ -124,7 +126,13 @@ def make_projector(config: SweepConfig) -> Projector:
 
 
 def _run_trials(
-    config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest, writer: BackgroundWriter, console: Console
+    config: SweepConfig,
+    ledger: Ledger,
+    results: Results,
+    slots: int,
+    stop: StopRequest,
+    writer: BackgroundWriter,
+    console: Console,
 ) -> None:
     from sweep import executor
 
@@ -133,7 +141,7 @@ def _run_trials(
     def heed(event: Event) -> None:
         writer.wake()
         if event.kind is EventKind.TRIAL_ENDED:
-            _tidy(config, ledger)
+            results.update(ledger.records)
         board.take(event)
 
     ledger.listen(heed)
@@ -142,6 +150,12 @@ def _run_trials(
             executor.execute(config, ledger, slots, stop)
         finally:
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
+
+
+def _prepare_mlflow(config: SweepConfig) -> None:
+    """Imports MLflow and has it make its tables, so that the first trials share the cores with neither."""
+    with contextlib.suppress(Exception):  # the writer meets the same error and says so
+        make_projector(config).check()
 
 
 class _Preparation:
@@ -183,20 +197,6 @@ def _open_study(config: SweepConfig) -> Study:
         raise ConfigError(str(error)) from None
 
 
-def _tidy(config: SweepConfig, ledger: Ledger) -> None:
-    """Brings leaderboard and best.yaml up to date and frees the disk of what no one will load again."""
-    records = ledger.records
-    leaderboard.write_results(config, records)
-    kept = leaderboard.kept_trials(config, records)
-    for record in records:
-        if record.state.finished:
-            folder = config.trial_folder(record.number)
-            for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
-                unused.unlink(missing_ok=True)
-            if record.number not in kept:
-                (folder / "best.pt").unlink(missing_ok=True)
-
-
 def _sweep_started(config: SweepConfig, command: str) -> Event:
     tags = provenance() | {
         "command": redact(command),
@@ -211,7 +211,7 @@ def _sweep_started(config: SweepConfig, command: str) -> Event:
 def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
     records = ledger.records
     winner = leaderboard.best(records)
-    files = [leaderboard.LEADERBOARD_FILE] + ([leaderboard.BEST_FILE] if winner else [])
+    files = [LEADERBOARD_FILE] + ([BEST_FILE] if winner else [])
     data = {
         "state": state,
         "summary": leaderboard.markdown(records),
@@ -246,7 +246,7 @@ def _conclude(
     if not sent:
         say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}")
     if leaderboard.best(records):
-        say(f"rerun the best:     {python} -m trainer.train {shlex.quote(f'{folder}/{leaderboard.BEST_FILE}')}")
+        say(f"rerun the best:     {python} -m trainer.train {shlex.quote(f'{folder}/{BEST_FILE}')}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")
 

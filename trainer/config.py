@@ -19,7 +19,7 @@ from trainer.landmarks import LAYOUTS, Layout
 from trainer.settings import Section, Tree
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
-WITHOUT_EFFECT = {"run": ("output", "checkpoint_every"), "data": ("cache_dir", "workers")}  # on any number
+WITHOUT_EFFECT = {"run": ("output", "checkpoint_seconds"), "data": ("cache_dir", "workers")}  # on any number
 _LAYOUT_OF_KIND: dict[str, LayoutName] = {
     "synthetic": "wflw98",
     "wflw": "wflw98",
@@ -185,8 +185,11 @@ class RunConfig(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="the network; the loss is always float32")
     channels_last: bool = Field(True, description="memory layout NHWC, faster on CPUs and tensor cores")
+    compile: bool = Field(False, description="torch.compile the network: a slow first step, then faster on GPUs")
     flip_test: bool = Field(True, description="evaluate with the mirrored face averaged in")
-    checkpoint_every: int = Field(1, ge=1, description="write the whole state after every so many epochs [epochs]")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="whole state written at the first end of an epoch so long after the last time [seconds]"
+    )
 
 
 class TrainConfig(Section):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
@@ -99,8 +99,8 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
 
     Args:
         config: what to train; run.output must be set.
-        report: called once an epoch, after the checkpoint is written. A resumed run first reports the epochs before the
-            checkpoint again, since whoever listens may have died before hearing of the last of them.
+        report: called once an epoch, after the checkpoint where one is due. A resumed run first reports the epochs
+            before the checkpoint again, since whoever listens may have died before hearing of the last of them.
         resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped.
 
     Raises:
@@ -120,11 +120,13 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
     _write_history(run.history, folder)
     for epoch, row in enumerate(run.history, 1):
         _tell(report, epoch, row)
+    saved = monotonic()
     for epoch in range(len(run.history) + 1, config.optim.epochs + 1):
         row = _one_epoch(run, training, validation, epoch, folder)
         run.history.append(row)
-        if epoch % config.run.checkpoint_every == 0 or epoch == config.optim.epochs:
+        if monotonic() - saved >= config.run.checkpoint_seconds or epoch == config.optim.epochs:
             checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
+            saved = monotonic()
         _append_history(row, epoch, folder)
         _tell(report, epoch, row)
     return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
@@ -134,14 +136,17 @@ def start_run(config: TrainConfig) -> Run:
     """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
     prepare_process(config)
     model = place(build_model(config), config)
+    average = build_average(model, config.optim)
+    if config.run.compile:
+        model.compile()  # in place, the names of the weights stay
     device = next(model.parameters()).device
-    return Run(config, device, model, build_average(model, config.optim), build_optimizer(model, config.optim))
+    return Run(config, device, model, average, build_optimizer(model, config.optim))
 
 
 def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int, folder: Path) -> dict[str, float]:
-    started = time.perf_counter()
-    loss, lr, faces = _train_epoch(run, training, epoch)
-    trained = time.perf_counter()
+    started = perf_counter()
+    loss, lr, faces = train_epoch(run, training, epoch)
+    trained = perf_counter()
     evaluation = evaluate(run.evaluated, validation, run.config)
     found = evaluation.summary()
     lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
@@ -166,12 +171,24 @@ def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int,
         **{f"val/{name}": value for name, value in found.items()},
         "lr": lr,
         "images_per_second": faces / (trained - started),
-        "epoch_seconds": time.perf_counter() - started,
+        "epoch_seconds": perf_counter() - started,
     }
 
 
-def _train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:
-    """One pass over the faces; gives the mean loss, the last learning rate and the number of faces seen."""
+def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:
+    """Trains one epoch.
+
+    Args:
+        run: changed in place.
+        split: the training faces.
+        epoch: from 1; decides order, augmentation and learning rate.
+
+    Returns:
+        The mean loss, the last learning rate and the number of faces seen.
+
+    Raises:
+        NonFiniteError: a loss is no number.
+    """
     optim = run.config.optim
     batches = batches_per_epoch(len(split.images), optim.batch_size)
     steps = math.ceil(batches / optim.accumulate)
@@ -179,7 +196,7 @@ def _train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, 
     losses: list[Tensor] = []
     step, lr, faces = (epoch - 1) * steps, 0.0, 0
     run.model.train()
-    for number, batch in enumerate(training_batches(split, run.config, epoch), 1):
+    for number, batch in enumerate(training_batches(split, run.config, epoch, pin=run.device.type == "cuda"), 1):
         lr = learning_rate(step, optim, steps)
         share = min(optim.accumulate, batches - (number - 1) // optim.accumulate * optim.accumulate)
         loss = forward(run, batch, loss_of)

@@ -70,9 +70,9 @@ def predict_split(model: nn.Module, split: CropSplit, config: TrainConfig) -> ND
     rows = []
     for pictures in evaluation_batches(split, config.data.image_size, config.optim.batch_size):
         points = predict(model, pictures.to(device), config)
-        rows.append(to_pixels(points, config.data.image_size).cpu().numpy())
+        rows.append(to_pixels(points, config.data.image_size))
     model.train(was_training)
-    return np.concatenate(rows)
+    return torch.cat(rows).cpu().numpy()  # a look at each batch would stall a GPU
 
 
 def predict(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor:

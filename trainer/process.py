@@ -21,12 +21,13 @@ def prepare_process(config: TrainConfig) -> None:
 
 
 def release_memory() -> None:
-    """Gives back what a finished run has left, so that the next one in this process finds the memory free."""
-    gc.collect()  # a run refers to itself in circles: graph, model, optimizer
+    """Gives back what a finished run has left, so that the next one in this process finds a GPU's memory free.
+
+    On a CPU the freed memory stays in the process, where the next run takes it from.
+    """
+    gc.collect()  # models and optimizers refer to themselves in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if libc := _glibc():
-        libc.malloc_trim(0)
 
 
 def _keep_freed_memory() -> None:

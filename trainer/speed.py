@@ -1,4 +1,4 @@
-"""How fast a config trains on this machine, from a few real steps."""
+"""How fast a config trains on this machine, from a few seconds of real steps."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import itertools
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from trainer.config import TrainConfig
-from trainer.crops import CropSplit
+from trainer.crops import load_split
 from trainer.dataset import training_batches
 from trainer.engine import forward, optimizer_step, start_run
 from trainer.inference import evaluate
 from trainer.losses import LandmarkLoss
+
+_WARMUP = 3  # batches
 
 
 @dataclass(frozen=True)
@@ -36,29 +39,41 @@ class Speed:
     state_bytes: int
 
 
-def measure_speed(config: TrainConfig, training: CropSplit, validation: CropSplit, steps: int = 6) -> Speed:
-    """Trains `steps` batches (two more before, unmeasured) and validates once; leaves nothing behind."""
+def measure_speed(config: TrainConfig, seconds: float = 5.0, wait: Callable[[], object] = lambda: None) -> Speed:
+    """Trains for some seconds and validates once; leaves nothing behind but the crop cache.
+
+    Args:
+        config: what to train.
+        seconds: how long to measure, at least one batch.
+        wait: called between warming up and measuring, so that several processes can measure at the same time.
+    """
     config = config.resolved()
+    split = load_split(config.data, "train")
     run = start_run(config)
     run.model.train()
     loss_of = LandmarkLoss(config.loss)
-    batches = (b for epoch in itertools.count(1) for b in training_batches(training, config, epoch))
+    batches = (b for epoch in itertools.count(1) for b in training_batches(split, config, epoch))
     faces, started = 0, 0.0
-    for number, batch in enumerate(itertools.islice(batches, steps + 2), 1):
+    for number, batch in enumerate(batches, 1):
         loss = forward(run, batch, loss_of)
         (loss / config.optim.accumulate).backward()
-        if number % config.optim.accumulate == 0:
+        if number % config.optim.accumulate == 0 or number <= _WARMUP:
             optimizer_step(run, config.optim.lr)
         loss.item()  # waits for the device
-        faces += len(batch.pictures)
-        if number == 2:
+        if number == _WARMUP:
+            wait()
             faces, started = 0, time.perf_counter()
+            continue
+        faces += len(batch.pictures)
+        if number > _WARMUP and time.perf_counter() - started >= seconds:
+            break
     trained = time.perf_counter()
-    evaluate(run.evaluated, validation, config)
+    evaluate(run.evaluated, load_split(config.data, "val"), config)
+    validated = time.perf_counter()
     buffer = io.BytesIO()
     torch.save(run.state_dict(), buffer)
     if run.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(run.device)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Speed(faces / (trained - started), time.perf_counter() - trained, peak, buffer.tell())
+    return Speed(faces / (trained - started), validated - trained, peak, buffer.tell())

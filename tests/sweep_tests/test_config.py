@@ -201,7 +201,7 @@ def decisive(tmp_path: Path, tree: dict | None = None, **overrides) -> dict:
     [
         {"output": "elsewhere"},
         {"train__data__cache_dir": "elsewhere"},
-        {"train__run__checkpoint_every": "2"},
+        {"train__run__checkpoint_seconds": "2"},
         {"trials": "40"},
         {"hours": "1"},
         {"slots": "1"},

@@ -11,6 +11,7 @@ from sweep import leaderboard
 from sweep.config import load_sweep
 from sweep.console import Board, format_seconds, results_table
 from sweep.events import Event, EventKind
+from sweep.results import Results, kept_trials
 from sweep.study import State, TrialRecord
 from trainer import engine
 from trainer.config import TrainConfig
@@ -77,7 +78,7 @@ def test_a_tie_goes_to_the_lower_number():
 
 
 def test_the_table_has_these_columns_and_exact_numbers(config):
-    leaderboard.write_results(config, RECORDS)
+    Results(config).update(RECORDS)
     with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["number", "state", "best_nme", "epochs", "seconds", *KEYS]
@@ -86,25 +87,25 @@ def test_the_table_has_these_columns_and_exact_numbers(config):
     assert rows[2] == ["1", "COMPLETE", "0.2", "2", "12.3", "0.002", "0.5"]
     assert rows[-1] == ["2", "FAILED", "", "0", "1.0", "0.003", "0.5"]
     third = TrialRecord(0, {"optim.lr": 1 / 3, "loss.star_weight": 2.0}, State.COMPLETE, {1: 0.1 + 0.2})
-    leaderboard.write_results(config, [third])
+    Results(config).update([third])
     with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     assert (float(row["best_nme"]), float(row["optim.lr"])) == (0.1 + 0.2, 1 / 3)  # to the last bit
 
 
 def test_results_appear_whole_and_leave_no_temporary_files(config):
-    leaderboard.write_results(config, RECORDS)
-    leaderboard.write_results(config, RECORDS)
+    Results(config).update(RECORDS)
+    Results(config).update(RECORDS)
     assert sorted(path.name for path in config.folder.iterdir()) == ["best.yaml", "leaderboard.csv"]
 
 
 def test_without_a_winner_there_is_no_best_config(config):
-    leaderboard.write_results(config, [record(0, "PRUNED", 0.1)])
+    Results(config).update([record(0, "PRUNED", 0.1)])
     assert [path.name for path in config.folder.iterdir()] == ["leaderboard.csv"]
 
 
 def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
-    leaderboard.write_results(config, RECORDS)
+    Results(config).update(RECORDS)
     best = TrainConfig.load(config.folder / "best.yaml")
     assert best.run.output is None
     assert (best.optim.lr, best.loss.star_weight) == (0.005, 0.5)
@@ -119,7 +120,25 @@ def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
 )
 def test_the_best_are_kept_if_they_have_an_nme(keep, kept, config, tmp_path):
     config = load_sweep(tmp_path / "faces.yaml", {"keep": keep})
-    assert leaderboard.kept_trials(config, RECORDS) == kept
+    assert kept_trials(config, RECORDS) == kept
+
+
+def test_the_disk_of_a_trial_is_bounded(config):
+    """While it runs it has its whole state; then the best `keep` have their weights until they are overtaken."""
+    records = [record(n, "COMPLETE", 0.5 - n / 100) for n in range(6)]  # each better than the one before
+    results = Results(config)
+    for n in range(6):
+        folder = config.trial_folder(n)
+        folder.mkdir(parents=True)
+        for name in ("last.pt", "best.pt", ".last.pt.123", "metrics.jsonl"):
+            (folder / name).touch()
+        results.update([*records[:n], record(n, "RUNNING", 0.4)])
+        assert (folder / "last.pt").exists()
+        results.update(records[: n + 1])
+    files = {n: sorted(path.name for path in config.trial_folder(n).iterdir()) for n in range(6)}
+    small, large = ["metrics.jsonl"], ["best.pt", "metrics.jsonl"]
+    assert files == {0: small, 1: small, 2: small, 3: large, 4: large, 5: large}
+    assert config.keep == 3
 
 
 def test_markdown_lists_the_best_under_a_summary():

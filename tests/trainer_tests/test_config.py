@@ -76,10 +76,11 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "run.threads": ({}, 1),
     "run.precision": ({}, "float32"),
     "run.channels_last": ({}, False),
+    "run.compile": ({}, True),
     "run.flip_test": ({}, False),
-    "run.checkpoint_every": ({}, 2),
+    "run.checkpoint_seconds": ({}, 2.0),
 }
-ON_THE_OUTSIDE = {"run.output", "run.checkpoint_every", "data.cache_dir", "data.workers"}
+ON_THE_OUTSIDE = {"run.output", "run.checkpoint_seconds", "data.cache_dir", "data.workers"}
 
 
 def value_of(config: TrainConfig, key: str) -> Any:

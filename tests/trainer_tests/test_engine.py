@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from trainer.checkpoint import BEST, LAST, CheckpointError
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised
 from trainer.crops import CropSplit, load_split
-from trainer.dataset import evaluation_batches
+from trainer.dataset import evaluation_batches, training_batches
 from trainer.engine import EpochResult, NonFiniteError, start_run, train
 from trainer.inference import evaluate
 from trainer.synthetic import ATTRIBUTES
@@ -46,6 +47,12 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> Saved:
 
     monkeypatch.setattr(checkpoint, "save", keep)
     return kept
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock that dates checkpoints is a second later than the one before."""
+    monkeypatch.setattr(engine, "monotonic", itertools.count().__next__)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +104,6 @@ def test_training_lowers_loss_and_error_and_leaves_a_run_folder(tiny: Tiny) -> N
             "optim.lr": 5e-3,
             "model.width": 64,
             "data.val_faces": 24,
-            "run.checkpoint_every": 8,
             **PLAIN,
         }
     )
@@ -143,9 +149,9 @@ def test_a_run_needs_a_folder(tiny: Tiny) -> None:
 # --- stop and go on
 
 
-@pytest.mark.parametrize(("epochs", "every", "stop"), [(3, 1, 1), (4, 2, 3)])
+@pytest.mark.parametrize(("epochs", "seconds", "stop"), [(3, 1, 1), (4, 2, 3)])
 def test_stopping_and_going_on_is_bit_for_bit_as_if_never_stopped(
-    tiny: Tiny, tmp_path: Path, epochs: int, every: int, stop: int
+    tiny: Tiny, tmp_path: Path, ticking: None, epochs: int, seconds: int, stop: int
 ) -> None:
     changes = {
         "data.workers": 1,
@@ -155,7 +161,7 @@ def test_stopping_and_going_on_is_bit_for_bit_as_if_never_stopped(
         "optim.accumulate": 3,  # 4 batches: an incomplete last step
         "optim.ema_decay": 0.5,
         "optim.warmup_steps": 3,
-        "run.checkpoint_every": every,
+        "run.checkpoint_seconds": seconds,
     }
     whole, broken = (tiny({**changes, "run.output": str(tmp_path / "runs" / name)}) for name in ("whole", "broken"))
     heard: list[EpochResult] = []
@@ -170,7 +176,7 @@ def test_stopping_and_going_on_is_bit_for_bit_as_if_never_stopped(
         train(broken, report=stop_after)
     assert len(rows_of(folder)) == stop
     stored = checkpoint.load(folder / LAST)["history"]
-    assert len(stored) == stop // every * every
+    assert len(stored) == stop // seconds * seconds
 
     again: list[EpochResult] = []
     result = train(broken, report=again.append, resume_from=folder / LAST)
@@ -314,7 +320,15 @@ KNOBS: list[tuple[str, dict[str, Any], Any]] = [
     ("run.precision", {}, "bfloat16"),
     ("run.flip_test", {}, False),
 ]
-ELSEWHERE = {"model.pretrained", "run.output", "run.device", "run.threads", "run.channels_last", "run.checkpoint_every"}
+ELSEWHERE = {
+    "model.pretrained",
+    "run.output",
+    "run.device",
+    "run.threads",
+    "run.channels_last",
+    "run.compile",
+    "run.checkpoint_seconds",
+}
 
 
 def test_the_table_of_knobs_is_complete() -> None:
@@ -343,9 +357,37 @@ def test_pretrained_weights_are_where_training_starts(tiny: Tiny, tmp_path: Path
     assert torch.equal(run.model.backbone.stem[0].weight, weights["conv1.weight"])
 
 
-def test_checkpoint_every_so_many_epochs_and_at_the_end(tiny: Tiny, saved: Saved) -> None:
-    results(tiny({**FEW, "optim.epochs": 5, "run.checkpoint_every": 2}))
+def test_checkpoint_every_so_many_seconds_and_at_the_end(tiny: Tiny, saved: Saved, ticking: None) -> None:
+    results(tiny({**FEW, "optim.epochs": 5, "run.checkpoint_seconds": 2}))
     assert [len(state["history"]) for name, state in saved if name == LAST] == [2, 4, 5]
+
+
+def test_a_compiled_network_is_the_same_network(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled by a backend that changes nothing, so that no compiler is needed: the numbers and the names stay."""
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    compile_in_place = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_in_place(self, backend=backend))
+    plain, config = tiny(), tiny({"run.compile": True})
+    assert results(plain) == results(config)
+    assert compiled
+    assert start_run(plain).model.state_dict().keys() == start_run(config).model.state_dict().keys()
+
+
+def test_batches_for_a_gpu_are_page_locked(tiny: Tiny, faces: CropSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locking needs a GPU; here it is only counted, on the way that the loop takes for one."""
+    locked = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: locked.append(self.shape) or self)
+    plain = list(training_batches(faces, tiny(), 1))
+    assert not locked
+    pinned = list(training_batches(faces, tiny({"data.workers": 1}), 1, pin=True))
+    assert len(locked) == 3 * len(pinned)
+    for a, b in zip(plain, pinned, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_threads_device_layout_and_folder(tiny: Tiny, tmp_path: Path, saved: Saved) -> None:

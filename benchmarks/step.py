@@ -1,0 +1,118 @@
+"""Training speed: the trainer against a bare loop of the same network, and against the plain way to train it."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from benchmarks.measuring import Table
+from trainer.config import TrainConfig
+from trainer.crops import load_split
+from trainer.engine import start_run, train_epoch
+from trainer.inference import autocast
+from trainer.model import build_model
+
+SETUPS = {
+    "ResNet-50, 256 px, batch 8": {
+        "model.backbone": "resnet50",
+        "data.image_size": "256",
+        "optim.batch_size": "8",
+        "data.train_faces": "32",
+    },
+    "ResNet-18, 64 px, batch 32": {
+        "model.backbone": "resnet18",
+        "data.image_size": "64",
+        "optim.batch_size": "32",
+        "data.train_faces": "640",
+    },
+}
+ROUNDS, EPOCHS = 3, 2
+
+
+def measure() -> Table:
+    """Runs every variant in processes of its own, in turn, and compares the medians."""
+    rows = []
+    for setup in SETUPS:
+        rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
+        for _ in range(ROUNDS):
+            for name in VARIANTS:
+                command = [sys.executable, "-m", "benchmarks.step", setup, name]
+                rates[name].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        median = {name: statistics.median(values) for name, values in rates.items()}
+        for name, rate in median.items():
+            shares = [f"{rate / median[base]:.2f}" for base in ("bare loop", "plain loop")]
+            rows.append([setup, name, f"{rate:.1f}", *shares])
+    return Table(
+        "Training speed",
+        ["network", "loop", "images/s", "of the bare loop", "of the plain loop"],
+        rows,
+        "Trainer: trainer.train in steady state, with augmentation, STAR loss and checks. Bare loop: the same "
+        "network, precision, layout, optimizer and memory settings on one fixed batch; forward, mean, backward, step. "
+        "Plain loop: the same in float32 and NCHW with torch's default Adam and memory settings. "
+        f"All cores, synthetic faces; {ROUNDS} processes each, in turn, median.",
+    )
+
+
+def time_trainer(config: TrainConfig) -> float:
+    """Images a second of the trainer's own loop."""
+    run, split = start_run(config), load_split(config.data, "train")
+    return _rate(lambda epoch: train_epoch(run, split, epoch)[2])
+
+
+def time_bare_loop(config: TrainConfig) -> float:
+    """Images a second of the network alone, as the trainer sets it up."""
+    run = start_run(config)
+    pictures = _pictures(config).contiguous(memory_format=torch.channels_last)
+    return _rate(lambda epoch: _steps(run.model, run.optimizer, pictures, config))
+
+
+def time_plain_loop(config: TrainConfig) -> float:
+    """Images a second of the network in float32 and NCHW, trained with what torch gives by default."""
+    model = build_model(config)
+    plain, pictures = config.replace({"run.precision": "float32"}), _pictures(config)
+    optimizer = torch.optim.Adam(model.parameters())
+    return _rate(lambda epoch: _steps(model, optimizer, pictures, plain))
+
+
+VARIANTS: dict[str, Callable[[TrainConfig], float]] = {
+    "trainer": time_trainer,
+    "bare loop": time_bare_loop,
+    "plain loop": time_plain_loop,
+}
+
+
+def _pictures(config: TrainConfig) -> torch.Tensor:
+    torch.manual_seed(0)
+    size = config.data.image_size
+    return torch.randint(0, 256, (config.optim.batch_size, 3, size, size), dtype=torch.uint8)
+
+
+def _steps(model: nn.Module, optimizer: torch.optim.Optimizer, pictures: torch.Tensor, config: TrainConfig) -> int:
+    """As many steps as an epoch of the trainer has; gives the number of faces."""
+    model.train()
+    steps = (config.data.train_faces or 0) // len(pictures)
+    for _ in range(steps):
+        with autocast(config, pictures.device):
+            output = model(pictures)
+        output.float().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return steps * len(pictures)
+
+
+def _rate(epoch_of: Callable[[int], int]) -> float:
+    """Images a second of the epochs after the first, which warms up."""
+    epoch_of(1)
+    started = time.perf_counter()
+    faces = sum(epoch_of(epoch) for epoch in range(2, 2 + EPOCHS))
+    return faces / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    print(VARIANTS[sys.argv[2]](TrainConfig.load(None, SETUPS[sys.argv[1]]).resolved()))

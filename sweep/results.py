@@ -1,0 +1,81 @@
+"""The files that follow a sweep's trials: leaderboard.csv, best.yaml, and what of the trials' folders stays on disk."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sweep.config import SweepConfig
+from sweep.leaderboard import best, rank
+from sweep.study import TrialRecord
+
+LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
+
+
+class Results:
+    """Keeps these files up to date; remembers what it did, so that the last trial costs no more than the first."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._winner: int | None = None
+        self._kept: set[int] = set()
+        self._freed: set[int] = set()
+
+    def update(self, records: Sequence[TrialRecord]) -> None:
+        """Takes in trials that have ended; each file appears whole."""
+        _write_leaderboard(self._config, records)
+        winner = best(records)
+        if winner is not None and winner.number != self._winner:
+            with _replacing(self._config.folder / BEST_FILE) as path:
+                self._config.best_config(winner.params).dump(path)
+            self._winner = winner.number
+        self._free_disk(records)
+
+    def _free_disk(self, records: Sequence[TrialRecord]) -> None:
+        """Deletes the whole state of finished trials, and the weights of all but the best `keep`."""
+        kept = kept_trials(self._config, records)
+        dropped, self._kept = self._kept - kept, kept
+        for record in records:
+            if not record.state.finished:
+                continue
+            folder, new = self._config.trial_folder(record.number), record.number not in self._freed
+            if new:
+                self._freed.add(record.number)
+                for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
+                    unused.unlink(missing_ok=True)
+            if record.number in dropped or (new and record.number not in kept):
+                (folder / "best.pt").unlink(missing_ok=True)
+
+
+def kept_trials(config: SweepConfig, records: Iterable[TrialRecord]) -> set[int]:
+    """Numbers of the trials whose weights stay on disk: the best `keep`."""
+    return {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
+
+
+def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> None:
+    keys = [d.key for d in config.dimensions]
+    with _replacing(config.folder / LEADERBOARD_FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "state", "best_nme", "epochs", "seconds", *keys])
+        for r in rank(records):
+            nme = "" if r.best_nme is None else repr(r.best_nme)
+            params = [r.params.get(key, "") for key in keys]
+            writer.writerow([r.number, r.state.value, nme, r.epochs, f"{r.seconds:.1f}", *params])
+
+
+class _replacing:
+    """A temporary path beside `path` that takes its place at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        return self._temporary
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
