@@ -77,7 +77,7 @@ class SweepConfig(Section):
         """The search space, checked against the trainer's config."""
         return parse_space(self.space, self.train)
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """The sweep's own folder, absolute: trials change their working directory."""
         return (Path(self.output) / self.name).resolve()

@@ -36,17 +36,14 @@ class Results:
     def _free_disk(self, records: Sequence[TrialRecord]) -> None:
         """Deletes the whole state of finished trials, and the weights of all but the best `keep`."""
         kept = kept_trials(self._config, records)
-        dropped, self._kept = self._kept - kept, kept
-        for record in records:
-            if not record.state.finished:
-                continue
-            folder, new = self._config.trial_folder(record.number), record.number not in self._freed
-            if new:
-                self._freed.add(record.number)
-                for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
-                    unused.unlink(missing_ok=True)
-            if record.number in dropped or (new and record.number not in kept):
-                (folder / "best.pt").unlink(missing_ok=True)
+        finished = {r.number for r in records if r.state.finished}
+        for number in finished - self._freed:
+            folder = self._config.trial_folder(number)
+            for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
+                unused.unlink(missing_ok=True)
+        for number in (finished - self._freed | self._kept) - kept:
+            (self._config.trial_folder(number) / "best.pt").unlink(missing_ok=True)
+        self._freed, self._kept = finished, kept
 
 
 def kept_trials(config: SweepConfig, records: Iterable[TrialRecord]) -> set[int]:

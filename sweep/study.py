@@ -98,6 +98,7 @@ class Study:
         self._distributions = {d.key: _distribution(d) for d in space}
         self._live = {t.number: self._adopt(t) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
         self._records = {t.number: _record(t) for t in study.get_trials(states=_STARTED)}
+        self._curves = {r.number: r.curve for r in self._records.values() if r.curve}
 
     @classmethod
     def open(
@@ -141,12 +142,12 @@ class Study:
     @property
     def records(self) -> list[TrialRecord]:
         """All trials that were ever started, by number."""
-        return [self._records[number] for number in sorted(self._records)]
+        return list(self._records.values())  # asked for in the order of their numbers
 
     @property
-    def curves(self) -> dict[int, Mapping[int, float]]:
+    def curves(self) -> Mapping[int, Mapping[int, float]]:
         """Learning curves of all trials that have reported."""
-        return {r.number: r.curve for r in self._records.values() if r.curve}
+        return self._curves
 
     def satisfies(self, trials: int) -> bool:
         """Whether so many trials are finished and none runs."""
@@ -158,7 +159,7 @@ class Study:
 
     def ask(self) -> TrialRecord:
         """Starts the next trial: a known configuration if one waits, else what the sampler suggests."""
-        number = len(self._study.get_trials(deepcopy=False, states=_STARTED))
+        number = len(self._records)
         self._study.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, number))
         trial = self._study.ask(self._distributions)
         self._live[trial.number] = trial
@@ -172,7 +173,8 @@ class Study:
         if epoch in record.curve or record.state.finished:
             return False
         self._live[number].report(nme, epoch)
-        self._change(number, curve={**record.curve, epoch: nme})
+        self._curves[number] = {**record.curve, epoch: nme}
+        self._change(number, curve=self._curves[number])
         return True
 
     def tell(self, number: int, state: State, *, seconds: float, reason: str | None = None) -> None:

