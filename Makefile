@@ -1,17 +1,21 @@
 # make run    set up and run the demo sweep            make test   set up and run the tests
 # make lint   ruff and mypy                            make ui     open the runs in the MLflow UI
+# make bench  measure what it costs, into benchmarks/RESULTS.md (half an hour; leave the machine alone)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint format ui constraints clean
+.PHONY: run test bench lint format ui constraints clean
 
 run: $(READY)
 	$(BIN)/python -m sweep.run
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,12 @@ def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int, warm
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def run_alone(module: str, *words: str) -> str:
+    """What a module prints that is run with these words in a process of its own."""
+    command = [sys.executable, "-m", module, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def machine() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.measuring import Table
+from benchmarks.measuring import Table, run_alone
 from trainer.config import TrainConfig
 from trainer.crops import load_split
 from trainer.engine import start_run, train_epoch
@@ -23,13 +22,13 @@ SETUPS = {
         "model.backbone": "resnet50",
         "data.image_size": "256",
         "optim.batch_size": "8",
-        "data.train_faces": "32",
+        "data.train_faces": "24",
     },
     "ResNet-18, 64 px, batch 32": {
         "model.backbone": "resnet18",
         "data.image_size": "64",
         "optim.batch_size": "32",
-        "data.train_faces": "640",
+        "data.train_faces": "320",
     },
 }
 ROUNDS, EPOCHS = 3, 2
@@ -42,8 +41,7 @@ def measure() -> Table:
         rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
         for _ in range(ROUNDS):
             for name in VARIANTS:
-                command = [sys.executable, "-m", "benchmarks.step", setup, name]
-                rates[name].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                rates[name].append(float(run_alone("benchmarks.step", setup, name)))
         median = {name: statistics.median(values) for name, values in rates.items()}
         for name, rate in median.items():
             shares = [f"{rate / median[base]:.2f}" for base in ("bare loop", "plain loop")]

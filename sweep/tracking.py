@@ -136,7 +136,9 @@ class _Server:
         tags = {"starsweep.sweep": sweep, **update.tags} if update.started else dict(update.tags)
         if key != PARENT and update.started:
             tags["mlflow.parentRunId"] = self.runs[PARENT].run_id
-        run = self.runs.get(key) or self._create(key, update, tags)
+        run = self.runs.get(key)
+        if run is None:
+            run, tags = self._create(key, update, tags), {}
         self._client.log_batch(
             run.run_id,
             metrics=[Metric(*metric) for metric in update.metrics],
@@ -335,17 +337,18 @@ class Projector:
         return True
 
     def _upload_next(self, server: _Server) -> None:
-        path = self._progress.waiting[0][1].path
-        if path is not None:
-            self._render(Path(path))
+        key, artifact = self._progress.waiting[0]
+        if artifact.path is not None:
+            self._render(Path(artifact.path))
         try:
             with _translated(self._uri):
-                server.upload(*self._progress.waiting[0])
+                server.upload(key, artifact)
         except Exception:
             self._server = None
             raise
         del self._progress.waiting[0]
-        self._remember(server)
+        if not self._progress.waiting:  # not after each: one that is sent again replaces itself
+            self._remember(server)
 
     def _remember(self, server: _Server) -> None:
         ids = {key: run.run_id for key, run in server.runs.items()}

@@ -1,9 +1,13 @@
 """Augmentation: picture and landmarks move together, as a pure function of (seed, epoch, index).
 
+What happens to a face is drawn first; then OpenCV does it here, or a GPU in `trainer.augment_device`.
+
 Legend: C side of the stored canvas (crop and surroundings), S side of the network's input, K landmarks.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,47 +18,64 @@ from trainer.coords import transform
 
 Picture = NDArray[np.uint8]
 
+_CENTRED_LEVELS = np.arange(256, dtype=np.float32)[:, None] - 128
+
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The random numbers of one face in one epoch, whoever asks and in whatever order."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index]))
 
 
-def augment(
-    canvas: Picture,
-    landmarks: NDArray[np.floating],
-    flip: NDArray[np.intp],
-    config: AugmentConfig,
-    rng: np.random.Generator,
-    size: int,
-) -> tuple[Picture, NDArray[np.float64], bool]:
-    """One augmented face.
+@dataclass(frozen=True)
+class Changes:
+    """What augmentation does to one face, in this order.
 
-    Args:
-        canvas: (C, C, 3) RGB, the face crop with its surroundings.
-        landmarks: (K, 2) in pixels of the central S x S crop.
-        flip: (K,) index order of the mirrored layout.
-        config: strengths.
-        rng: see `generator`.
-        size: S.
-
-    Returns:
-        The picture (S, S, 3), the landmarks (K, 2) in its pixels, and whether it was mirrored (visibility must follow).
+    Attributes:
+        matrix: (2, 3), from pixels of the crop to pixels of the picture.
+        mirrored: whether left is right now, which the order of landmarks must follow.
+        table: (256, 3), the new level for each old one, a channel a column.
+        patch: top, left and colours (h, w, 3) of a covering patch; None: none.
+        sigma: of a Gaussian blur in pixels; None: none.
     """
+
+    matrix: NDArray[np.float64]
+    mirrored: bool
+    table: Picture
+    patch: tuple[int, int, Picture] | None
+    sigma: float | None
+
+    def from_canvas(self, canvas: int, size: int) -> NDArray[np.float64]:
+        """The matrix (2, 3) from pixels of a canvas of side C to pixels of the picture of side S."""
+        matrix = self.matrix.copy()
+        margin = (canvas - size) / 2
+        matrix[:, 2] -= matrix[:, :2] @ (margin, margin)
+        return matrix
+
+    def move(self, landmarks: NDArray[np.floating], flip: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Landmarks (K, 2) of the crop where the picture shows them; `flip` (K,): the order of the mirrored layout."""
+        moved = transform(landmarks, self.matrix)
+        return moved[flip] if self.mirrored else moved
+
+
+def augment(canvas: Picture, changes: Changes, size: int) -> Picture:
+    """One augmented picture (S, S, 3) from a canvas (C, C, 3) RGB, the face crop with its surroundings."""
+    warped = _warp(canvas, changes.from_canvas(canvas.shape[0], size), size)
+    picture: Picture = cv2.LUT(warped, changes.table[None])
+    if changes.patch is not None:
+        top, left, patch = changes.patch
+        picture[top : top + len(patch), left : left + patch.shape[1]] = patch
+    if changes.sigma is not None:
+        picture = cv2.GaussianBlur(picture, (0, 0), changes.sigma)
+    return picture
+
+
+def draw_changes(config: AugmentConfig, rng: np.random.Generator, size: int) -> Changes:
+    """Draws the changes of one face for pictures of side S."""
     matrix, mirrored = draw_affine(config, rng, size)
-    moved = transform(landmarks, matrix)
-    if mirrored:
-        moved = moved[flip]
-    margin = (canvas.shape[0] - size) / 2
-    from_canvas = matrix.copy()
-    from_canvas[:, 2] -= matrix[:, :2] @ (margin, margin)
-    picture = _recolour(_warp(canvas, from_canvas, size), config.colour, rng)
-    if rng.random() < config.occlusion:
-        _occlude(picture, rng)
-    if rng.random() < config.blur:
-        sigma = rng.uniform(0.3, 1.2) * max(1.0, size / 128)
-        picture = cv2.GaussianBlur(picture, (0, 0), sigma)
-    return picture, moved, mirrored
+    table = _draw_table(config.colour, rng)
+    patch = _draw_patch(size, rng) if rng.random() < config.occlusion else None
+    sigma = rng.uniform(0.3, 1.2) * max(1.0, size / 128) if rng.random() < config.blur else None
+    return Changes(matrix, mirrored, table, patch, sigma)
 
 
 def draw_affine(config: AugmentConfig, rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], bool]:
@@ -76,21 +97,18 @@ def _warp(canvas: Picture, matrix: NDArray[np.float64], size: int) -> Picture:
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB))
 
 
-def _recolour(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
-    """Contrast, brightness and gain of each channel, through one table of 256 entries a channel."""
+def _draw_table(strength: float, rng: np.random.Generator) -> Picture:
+    """Contrast, brightness and gain of each channel, as one table of 256 entries a channel."""
     contrast = 1 + strength * rng.uniform(-1, 1)
     brightness = 128 * strength * rng.uniform(-1, 1)
     gains = 1 + 0.3 * strength * rng.uniform(-1, 1, 3)
-    levels = np.arange(256, dtype=np.float32)[:, None]
-    table = ((levels - 128) * contrast + 128 + brightness) * gains
-    recoloured: Picture = cv2.LUT(picture, np.clip(table, 0, 255).astype(np.uint8)[None])
-    return recoloured
+    table = (_CENTRED_LEVELS * contrast + 128 + brightness) * gains
+    return np.clip(table, 0, 255).astype(np.uint8)
 
 
-def _occlude(picture: Picture, rng: np.random.Generator) -> None:
-    """Covers a rectangle with one colour and a little noise, in place."""
-    size = picture.shape[0]
+def _draw_patch(size: int, rng: np.random.Generator) -> tuple[int, int, Picture]:
+    """A rectangle of one colour and a little noise."""
     height, width = (rng.uniform(0.1, 0.4, 2) * size).astype(int) + 1
     top, left = (rng.random(2) * (size - np.array([height, width]))).astype(int)
     patch = rng.integers(0, 256, 3) + rng.normal(0, 12, (height, width, 3))
-    picture[top : top + height, left : left + width] = np.clip(patch, 0, 255)
+    return int(top), int(left), np.clip(patch, 0, 255).astype(np.uint8)

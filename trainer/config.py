@@ -72,6 +72,9 @@ class DataConfig(Section):
     )
     cache_dir: str | None = Field(None, description="folder of the crop cache; null: the user's cache folder [path]")
     workers: int = Field(1, ge=0, le=64, description="threads preparing batches; 0: in the training loop [threads]")
+    augment_on: Literal["cpu", "device"] = Field(
+        "cpu", description="where pictures are augmented; device: by the GPU, for CPUs that cannot keep up"
+    )
     augment: AugmentConfig = AugmentConfig()
 
     @property

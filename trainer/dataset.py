@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.augment import augment, generator
+from trainer.augment import augment, draw_changes, generator
+from trainer.augment_device import DeviceChanges, augment_batch
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised
 from trainer.crops import CropSplit
@@ -25,11 +26,28 @@ cv2.setNumThreads(0)  # parallel work is over faces; OpenCV's own threads would 
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, S, S) uint8, laid out channels last; target (B, K, 2) float32 in [-1, 1]; mask (B, K) bool."""
+    """Pictures (B, 3, S, S) uint8, laid out channels last; target (B, K, 2) float32 in [-1, 1]; mask (B, K) bool.
+
+    Where the device augments, `changes` says what it shall do, and the pictures are canvases (B, 3, C, C) until then.
+    """
 
     pictures: Tensor
     target: Tensor
     mask: Tensor
+    changes: DeviceChanges | None = None
+
+    def pin_memory(self) -> Batch:
+        """Moves everything into page-locked memory, from where a GPU takes it without the loop waiting."""
+        changes = self.changes and DeviceChanges(*(t.pin_memory() for t in self.changes))
+        return Batch(self.pictures.pin_memory(), self.target.pin_memory(), self.mask.pin_memory(), changes)
+
+    def on(self, device: torch.device, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures of side S, target and mask on the device."""
+        pictures, target, mask = (t.to(device, non_blocking=True) for t in self[:3])
+        if self.changes is not None:
+            changes = DeviceChanges(*(t.to(device, non_blocking=True) for t in self.changes))
+            pictures = augment_batch(pictures, changes, size)
+        return pictures, target, mask
 
 
 def batches_per_epoch(faces: int, batch_size: int) -> int:
@@ -58,7 +76,7 @@ def training_batches(split: CropSplit, config: TrainConfig, epoch: int, *, pin: 
 
     def assemble(chunk: NDArray[np.intp]) -> Batch:
         batch = _assemble(split, chunk, config, epoch, flip)
-        return Batch(*(tensor.pin_memory() for tensor in batch)) if pin else batch
+        return batch.pin_memory() if pin else batch
 
     yield from _prefetch(assemble, chunks, config.data.workers)
 
@@ -75,20 +93,26 @@ def evaluation_batches(split: CropSplit, size: int, batch_size: int) -> Iterator
 def _assemble(
     split: CropSplit, chunk: NDArray[np.intp], config: TrainConfig, epoch: int, flip: NDArray[np.intp]
 ) -> Batch:
-    size = config.data.image_size
-    pictures = np.empty((len(chunk), size, size, 3), np.uint8)
+    size, canvas = config.data.image_size, split.images.shape[1]
+    on_device = config.data.augment_on == "device"
+    side = canvas if on_device else size
+    pictures = np.empty((len(chunk), side, side, 3), np.uint8)
     target = np.empty((len(chunk), len(flip), 2), np.float32)
     mask = np.empty((len(chunk), len(flip)), bool)
+    drawn = []
     for row, index in enumerate(chunk):
-        rng = generator(config.run.seed, epoch, int(index))
-        picture, landmarks, mirrored = augment(
-            split.images[index], split.landmarks[index], flip, config.data.augment, rng, size
-        )
-        pictures[row] = picture
-        target[row] = to_normalised(landmarks, size)
-        mask[row] = split.visible[index][flip] if mirrored else split.visible[index]
+        changes = draw_changes(config.data.augment, generator(config.run.seed, epoch, int(index)), size)
+        drawn.append(changes)
+        pictures[row] = split.images[index] if on_device else augment(split.images[index], changes, size)
+        target[row] = to_normalised(changes.move(split.landmarks[index], flip), size)
+        mask[row] = split.visible[index][flip] if changes.mirrored else split.visible[index]
     mask &= (np.abs(target) <= 1).all(-1)  # what augmentation moved out of the picture cannot be shown by a heatmap
-    return Batch(torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(target), torch.from_numpy(mask))
+    return Batch(
+        torch.from_numpy(pictures).permute(0, 3, 1, 2),
+        torch.from_numpy(target),
+        torch.from_numpy(mask),
+        DeviceChanges.collect(drawn, canvas, size) if on_device else None,
+    )
 
 
 def _prefetch(

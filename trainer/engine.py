@@ -213,7 +213,7 @@ def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, i
 
 def forward(run: Run, batch: Batch, loss_of: LandmarkLoss) -> Tensor:
     """The loss of one batch, a scalar with its graph."""
-    pictures, target, mask = (t.to(run.device, non_blocking=True) for t in batch)
+    pictures, target, mask = batch.on(run.device, run.config.data.image_size)
     with autocast(run.config, run.device):
         output = run.model(pictures)
     return loss_of(output, target, mask)

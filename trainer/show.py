@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.annotations import DataError
-from trainer.augment import augment, generator
+from trainer.augment import augment, draw_changes, generator
 from trainer.config import TrainConfig
 from trainer.crops import CropSplit, load_split
 from trainer.settings import ArgumentParser, ConfigError
@@ -56,9 +56,9 @@ def draw_face(split: CropSplit, index: int, config: TrainConfig, augmented: bool
     picture = split.images[index][margin : margin + size, margin : margin + size]
     landmarks = split.landmarks[index]
     if augmented:
-        rng = generator(config.run.seed, 1, index)
-        flip = np.array(config.data.landmarks.flip)
-        picture, landmarks, _ = augment(split.images[index], landmarks, flip, config.data.augment, rng, size)
+        changes = draw_changes(config.data.augment, generator(config.run.seed, 1, index), size)
+        picture = augment(split.images[index], changes, size)
+        landmarks = changes.move(landmarks, np.array(config.data.landmarks.flip))
     factor = max(1, -(-128 // size))
     tile = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     for point in ((landmarks + 0.5) * factor - 0.5)[np.isfinite(landmarks).all(1)] if dots else ():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.augment import augment, draw_affine, generator
+from trainer.augment import augment, draw_affine, draw_changes, generator
 from trainer.config import AugmentConfig
 from trainer.coords import transform
 from trainer.landmarks import LAYOUTS
@@ -24,7 +24,13 @@ def only(**strengths: float) -> AugmentConfig:
 
 
 def make(config: AugmentConfig, seed: int = 0, epoch: int = 1, index: int = 0, canvas=CLUTTER) -> tuple[Any, Any, bool]:
-    return augment(canvas, POINTS, FLIP, config, generator(seed, epoch, index), SIZE)
+    return augmented(canvas, POINTS, config, generator(seed, epoch, index))
+
+
+def augmented(canvas: np.ndarray, points: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> Any:
+    """Picture, landmarks, and whether they are mirrored."""
+    changes = draw_changes(config, rng, SIZE)
+    return augment(canvas, changes, SIZE), changes.move(points, FLIP), changes.mirrored
 
 
 def central(canvas: np.ndarray) -> np.ndarray:
@@ -72,7 +78,7 @@ def test_the_canvas_and_the_landmarks_are_left_alone() -> None:
     canvas, points = CLUTTER.copy(), POINTS.copy()
     canvas.flags.writeable = points.flags.writeable = False
     for index in range(20):
-        augment(canvas, points, FLIP, only(occlusion=1, blur=1, colour=1), generator(0, 1, index), SIZE)
+        augmented(canvas, points, only(occlusion=1, blur=1, colour=1), generator(0, 1, index))
     assert np.array_equal(canvas, CLUTTER)
 
 
@@ -115,7 +121,7 @@ def test_landmarks_move_with_the_picture(landmark: int) -> None:
 def test_missing_landmarks_stay_missing_and_go_where_the_mirror_takes_them() -> None:
     points = POINTS.copy()
     points[3] = np.nan
-    _, moved, _ = augment(CLUTTER, points, FLIP, only(flip=1, rotation=20), generator(0, 1, 0), SIZE)
+    _, moved, _ = augmented(CLUTTER, points, only(flip=1, rotation=20), generator(0, 1, 0))
     assert np.flatnonzero(np.isnan(moved).any(axis=1)).tolist() == [13]
 
 

@@ -42,6 +42,7 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "data.crop_margin": ({}, 0.5),
     "data.cache_dir": ({}, "/cache"),
     "data.workers": ({}, 2),
+    "data.augment_on": ({}, "device"),
     "data.augment.flip": ({}, 0.25),
     "data.augment.rotation": ({}, 30.0),
     "data.augment.scale": ({}, 0.1),

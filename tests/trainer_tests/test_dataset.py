@@ -25,7 +25,7 @@ def batches(tiny: Tiny, faces: CropSplit, epoch: int = 1, changes: Mapping[str, 
 
 def equal(a: list[Batch], b: list[Batch]) -> bool:
     return len(a) == len(b) and all(
-        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p[:3], q[:3], strict=True)
     )
 
 

@@ -387,7 +387,7 @@ def test_batches_for_a_gpu_are_page_locked(tiny: Tiny, faces: CropSplit, monkeyp
     pinned = list(training_batches(faces, tiny({"data.workers": 1}), 1, pin=True))
     assert len(locked) == 3 * len(pinned)
     for a, b in zip(plain, pinned, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 def test_threads_device_layout_and_folder(tiny: Tiny, tmp_path: Path, saved: Saved) -> None:
