@@ -23,7 +23,7 @@ SETUPS: dict[str, dict[str, str]] = {
         "data.val_faces": "8",
     },
 }
-ROUNDS, SECONDS = 3, 15.0
+ROUNDS, SECONDS = 3, 10.0
 
 
 def measure() -> Table:

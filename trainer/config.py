@@ -191,7 +191,7 @@ class RunConfig(Section):
     compile: bool = Field(False, description="torch.compile the network: a slow first step, then faster on GPUs")
     flip_test: bool = Field(True, description="evaluate with the mirrored face averaged in")
     checkpoint_seconds: float = Field(
-        30.0, ge=0, description="whole state written at the first end of an epoch so long after the last time [seconds]"
+        60.0, ge=0, description="whole state written at the first end of an epoch so long after the last time [seconds]"
     )
 
 

@@ -6,6 +6,8 @@ times 2 to the number of deconvolutions), the regression head gives coordinates 
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 
 import torch
@@ -114,11 +116,16 @@ def build_model(config: TrainConfig) -> LandmarkNet:
     Raises:
         ModelError: pretrained weights that cannot be had or do not fit.
     """
+    return copy.deepcopy(_initial_model(config.model, config.data.landmarks.count, config.run.seed))
+
+
+@functools.lru_cache(maxsize=1)  # the trials of a worker begin alike, and drawing the weights takes a tenth of a second
+def _initial_model(config: ModelConfig, landmarks: int, seed: int) -> LandmarkNet:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        model = LandmarkNet(config.model, config.data.landmarks.count)
-    if config.model.pretrained != "none":
-        _load_pretrained(model.backbone, config.model)
+        torch.manual_seed(seed)
+        model = LandmarkNet(config, landmarks)
+    if config.pretrained != "none":
+        _load_pretrained(model.backbone, config)
     return model
 
 

@@ -383,7 +383,7 @@ def test_random_overrides_give_a_config_or_a_config_error() -> None:
     rng = random.Random(7)
     keys = [*FIELDS, "optim", "optim.lrr", "", ".", "optim.", "data.augment", "x" * 300]
     outcomes = {True: 0, False: 0}
-    for _ in range(600):
+    for _ in range(1500):
         overrides = {rng.choice(keys): rng.choice(TEXTS) for _ in range(rng.randint(1, 3))}
         try:
             config = TrainConfig.load(None, overrides)
