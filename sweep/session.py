@@ -79,7 +79,7 @@ def _make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Conso
         preparation = _Preparation(config)
         from sweep import executor  # imports ray, while the faces are prepared
 
-        threading.Thread(target=_prepare_mlflow, args=(config,), name="mlflow", daemon=True).start()
+        threading.Thread(target=_prepare_mlflow, args=(config, preparation), name="mlflow", daemon=True).start()
         stack.enter_context(executor.ray_session(config))
         slots = executor.count_slots(config)
         preparation.result()
@@ -152,9 +152,10 @@ def _run_trials(
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
 
 
-def _prepare_mlflow(config: SweepConfig) -> None:
+def _prepare_mlflow(config: SweepConfig, preparation: _Preparation) -> None:
     """Imports MLflow and has it make its tables, so that the first trials share the cores with neither."""
-    with contextlib.suppress(Exception):  # the writer meets the same error and says so
+    with contextlib.suppress(Exception):  # the driver and the writer meet the same errors and say so
+        preparation.result()  # no tables for a sweep that cannot start
         make_projector(config).check()
 
 
