@@ -17,17 +17,18 @@ def rank(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     Ties keep the order of their numbers.
     """
 
-    def key(record: TrialRecord) -> tuple[int, float, int]:
-        nme = record.best_nme if record.best_nme is not None else float("inf")
-        return _ORDER[record.state], nme, record.number
+    return sorted(records, key=rank_key)
 
-    return sorted(records, key=key)
+
+def rank_key(record: TrialRecord) -> tuple[int, float, int]:
+    """What `rank` sorts by."""
+    nme = record.best_nme if record.best_nme is not None else float("inf")
+    return _ORDER[record.state], nme, record.number
 
 
 def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
     """The winner: the complete trial with the lowest NME; None while no trial is complete."""
-    ranked = rank(records)
-    return ranked[0] if ranked and ranked[0].state is State.COMPLETE else None
+    return min((r for r in records if r.state is State.COMPLETE), key=rank_key, default=None)
 
 
 def markdown(records: Sequence[TrialRecord], rows: int = 10) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import heapq
+import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sweep.config import SweepConfig
-from sweep.leaderboard import best, rank
+from sweep.leaderboard import best, rank, rank_key
 from sweep.study import TrialRecord
 
 LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
@@ -22,10 +25,18 @@ class Results:
         self._winner: int | None = None
         self._kept: set[int] = set()
         self._freed: set[int] = set()
+        self._written = -math.inf  # when the leaderboard was, on the monotonic clock
 
-    def update(self, records: Sequence[TrialRecord]) -> None:
-        """Takes in trials that have ended; each file appears whole."""
-        _write_leaderboard(self._config, records)
+    def update(self, records: Sequence[TrialRecord], *, final: bool = True) -> None:
+        """Takes in trials that have ended; each file appears whole.
+
+        Args:
+            records: all trials.
+            final: whether this is the last call for now; others may leave the leaderboard a second late.
+        """
+        if final or time.monotonic() - self._written >= 1:
+            _write_leaderboard(self._config, records)
+            self._written = time.monotonic()
         winner = best(records)
         if winner is not None and winner.number != self._winner:
             with _replacing(self._config.folder / BEST_FILE) as path:
@@ -48,7 +59,7 @@ class Results:
 
 def kept_trials(config: SweepConfig, records: Iterable[TrialRecord]) -> set[int]:
     """Numbers of the trials whose weights stay on disk: the best `keep`."""
-    return {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
+    return {r.number for r in heapq.nsmallest(config.keep, records, key=rank_key) if r.best_nme is not None}
 
 
 def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> None:

@@ -141,7 +141,7 @@ def _run_trials(
     def heed(event: Event) -> None:
         writer.wake()
         if event.kind is EventKind.TRIAL_ENDED:
-            results.update(ledger.records)
+            results.update(ledger.records, final=False)
         board.take(event)
 
     ledger.listen(heed)

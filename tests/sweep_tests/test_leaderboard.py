@@ -141,6 +141,22 @@ def test_the_disk_of_a_trial_is_bounded(config):
     assert config.keep == 3
 
 
+def test_many_ends_in_a_second_are_one_table(config, monkeypatch):
+    clock = iter([10.0, 10.0, 10.4, 11.1, 11.1])
+    monkeypatch.setattr("sweep.results.time.monotonic", lambda: next(clock))
+    results, path = Results(config), config.folder / "leaderboard.csv"
+
+    def rows(count: int, **more) -> int:
+        results.update([record(n, "COMPLETE", 0.5) for n in range(count)], **more)
+        return len(path.read_text().splitlines()) - 1
+
+    assert rows(1, final=False) == 1
+    assert rows(2, final=False) == 1  # 0.4 s later
+    assert rows(3, final=False) == 3  # 1.1 s later
+    monkeypatch.setattr("sweep.results.time.monotonic", lambda: 11.2)
+    assert rows(4) == 4  # the last call
+
+
 def test_markdown_lists_the_best_under_a_summary():
     lines = leaderboard.markdown(RECORDS, rows=2).splitlines()
     assert lines == [
