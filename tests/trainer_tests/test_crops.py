@@ -426,7 +426,7 @@ logging.basicConfig(level=logging.INFO)
 config = DataConfig.model_validate_json(sys.argv[1])
 pause, slow = float(sys.argv[2]), crops.read_picture
 def read(path):
-    os.write(1, b"reading\n")  # whole, though several threads read
+    os.write(1, b"reading\\n")  # whole, though several threads read
     time.sleep(pause)
     return slow(path)
 crops.read_picture = read
