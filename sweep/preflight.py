@@ -32,13 +32,16 @@ def dry_run(config: SweepConfig) -> str:
     lines.append(f"  MLflow     {_check_mlflow(config)}")
     training, validation = (load_split(config.train.data, split) for split in ("train", "val"))
     lines.append(f"  data       {len(training)} training and {len(validation)} validation faces")
-    packing = measure_packing(config.train, slots, config.train.run.threads or 1)
+    on_cores = config.ray_address is None and not config.resources.gpus
+    # elsewhere a trial alone: several processes here would all take the first GPU
+    packing = measure_packing(config.train, slots if on_cores else 1, config.train.run.threads or 1)
     speed = min(packing.speeds, key=lambda s: s.images_per_second)
     lines.append(
         f"  speed      {speed.images_per_second:.1f} images/s a trial; "
         f"validation {format_seconds(speed.validation_seconds)}; memory {_gigabytes(speed.memory_bytes)} a trial"
     )
-    lines += _compare_packings(config, packing)
+    if on_cores:
+        lines += _compare_packings(config, packing)
     return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
 
 
@@ -53,9 +56,7 @@ def _check_mlflow(config: SweepConfig) -> str:
 
 
 def _compare_packings(config: SweepConfig, configured: Packing) -> list[str]:
-    """What other packings onto the same cores give, where the trials run on this machine's cores."""
-    if config.ray_address is not None or config.resources.gpus:
-        return []
+    """What other packings onto the same cores give."""
     others = [measure_packing(config.train, *other) for other in neighbours(configured.slots, configured.threads)]
     lines = [f"  packing    {_describe(configured)}, as configured"]
     for other in others:

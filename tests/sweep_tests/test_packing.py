@@ -69,3 +69,22 @@ def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
     assert "16 training and 4 validation faces" in text
     assert "answers" in text
     assert not (tmp_path / "out" / "demo").exists()  # nothing was started
+
+
+def test_for_gpus_a_dry_run_measures_one_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several processes would all take the first of the GPUs that Ray would share out."""
+    asked = []
+
+    def measured(config: TrainConfig, slots: int, threads: int) -> Packing:
+        asked.append((slots, threads))
+        return Packing(slots, threads, (Speed(100.0, 2.0, 1_000_000_000, 132_000_000),) * slots)
+
+    monkeypatch.setattr(preflight, "measure_packing", measured)
+    monkeypatch.setattr(preflight, "check_local", lambda config: 8)
+    small = [text for key, value in SMALL.items() for text in (f"--train.{key}", str(value))]
+    words = ["--dry-run", "--output", str(tmp_path / "out"), "--resources.gpus", "1"]
+    assert run.main([*words, "--train.data.cache_dir", str(tmp_path), *small]) == 0
+    assert asked == [(1, 1)]
+    assert "packing" not in capsys.readouterr().out
