@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.profiler import profile
 
-from benchmarks.measuring import Table, milliseconds, run_alone, time_in_turn
+from benchmarks.measuring import Table, medians_in_turn, milliseconds, run_alone, time_in_turn
 from trainer.config import TrainConfig, available_cores
 from trainer.losses import smooth_l1, star_loss
 from trainer.process import prepare_process
@@ -22,12 +22,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def measure() -> Table:
     """Times forward and backward, softmax included, in processes of their own, in turn."""
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
-    for _ in range(ROUNDS):
-        for name in VARIANTS:
-            seconds, maps = run_alone("benchmarks.kernel", name).split()
-            runs[name].append((float(seconds), float(maps)))
-    found = {name: min(values, key=lambda v: abs(v[0] - median(w[0] for w in values))) for name, values in runs.items()}
+    found = medians_in_turn({name: partial(_time_alone, name) for name in VARIANTS}, ROUNDS)
     base, floor = found["published form"][0], found["floor: read the logits, write the gradient"][0]
     rows = [
         [name, milliseconds(seconds), f"{base / seconds:.1f}", f"{seconds / floor:.1f}", f"{maps:.2f}"]
@@ -41,6 +36,11 @@ def measure() -> Table:
         f"Logits {shape} float32, {available_cores()} threads; {ROUNDS} processes each, in turn, medians of "
         f"{STEPS} steps. With trainer memory: freed memory stays in the process, as the trainer has it.",
     )
+
+
+def _time_alone(name: str) -> tuple[float, float]:
+    seconds, maps = map(float, run_alone("benchmarks.kernel", name).split())
+    return seconds, maps
 
 
 def time_variant(name: str) -> str:

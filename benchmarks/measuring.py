@@ -10,6 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V", bound=Any)  # what can be sorted: numbers, or tuples by their first
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,15 @@ def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int, warm
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def medians_in_turn(variants: Mapping[K, Callable[[], V]], rounds: int) -> dict[K, V]:
+    """The median of what each variant gives, asked one after the other in every round."""
+    found: dict[K, list[V]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, measure in variants.items():
+            found[name].append(measure())
+    return {name: statistics.median_low(values) for name, values in found.items()}
 
 
 def run_alone(module: str, *words: str) -> str:

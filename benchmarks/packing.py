@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
+from functools import partial
 
-from benchmarks.measuring import Table
+from benchmarks.measuring import Table, medians_in_turn
 from sweep.packing import measure_packing
 from trainer.config import TrainConfig, available_cores
 from trainer.crops import load_split
@@ -34,11 +34,7 @@ def measure() -> Table:
     for name, settings in SETUPS.items():
         config = TrainConfig.load(None, settings)
         load_split(config.data, "train"), load_split(config.data, "val")
-        rates: dict[tuple[int, int], list[float]] = {packing: [] for packing in packings}
-        for _ in range(ROUNDS):
-            for packing in packings:
-                rates[packing].append(measure_packing(config, *packing, seconds=SECONDS).images_per_second)
-        median = {packing: statistics.median(values) for packing, values in rates.items()}
+        median = medians_in_turn({packing: partial(_rate, config, *packing) for packing in packings}, ROUNDS)
         for (slots, threads), rate in median.items():
             rows.append([name, f"{slots} x {threads}", f"{rate:.1f}", f"{rate / median[1, cores]:.2f}"])
     return Table(
@@ -47,3 +43,7 @@ def measure() -> Table:
         rows,
         f"Real steps with augmentation, {SECONDS:g} s each, {ROUNDS} rounds in turn, median.",
     )
+
+
+def _rate(config: TrainConfig, slots: int, threads: int) -> float:
+    return measure_packing(config, slots, threads, seconds=SECONDS).images_per_second

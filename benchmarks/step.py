@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from benchmarks.kernel import landmark_logits, published_star
-from benchmarks.measuring import Table, run_alone, time_in_turn
+from benchmarks.measuring import Table, medians_in_turn, run_alone, time_in_turn
 from trainer.config import TrainConfig
 from trainer.crops import load_split
 from trainer.engine import start_run, train_epoch
@@ -41,11 +41,7 @@ def measure() -> Table:
     """Runs every variant in processes of its own, in turn, and compares the medians."""
     rows, star = [], []
     for setup in SETUPS:
-        rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
-        for _ in range(ROUNDS):
-            for name in VARIANTS:
-                rates[name].append(float(run_alone("benchmarks.step", setup, name)))
-        median = {name: statistics.median(values) for name, values in rates.items()}
+        median = medians_in_turn({name: partial(_time_alone, setup, name) for name in VARIANTS}, ROUNDS)
         star.append(f"{median['trainer'] / median.pop(STAR):.1%}")
         for name, rate in median.items():
             rows.append([setup, name, f"{rate:.1f}", *(f"{rate / median[base]:.2f}" for base in BASES)])
@@ -60,6 +56,10 @@ def measure() -> Table:
         f"Of the trainer's step, the STAR loss forward and backward takes {' and '.join(star)}. "
         f"All cores, synthetic faces; {ROUNDS} processes each, in turn, median.",
     )
+
+
+def _time_alone(setup: str, name: str) -> float:
+    return float(run_alone("benchmarks.step", setup, name))
 
 
 def time_trainer(config: TrainConfig) -> float:

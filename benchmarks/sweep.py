@@ -16,6 +16,7 @@ from benchmarks.measuring import Table, milliseconds
 from sweep.config import DEMO, load_sweep
 from sweep.session import EVENTS_FILE
 from trainer import checkpoint, engine
+from trainer.config import TrainConfig
 from trainer.crops import load_split
 
 Event = dict[str, Any]
@@ -29,8 +30,8 @@ def measure() -> Table:
             load_split(config.train.data, split)  # a warm start is what is measured
         launched, cpu, events = _run(Path(folder), config.folder / EVENTS_FILE)
         rows = _rows(launched, cpu, events, config.trials)
-        rows += _disk_rows(config.folder / "trials", events)
-        share = _checkpoint_share(config.folder / "alone", Path(folder))
+        rows += _disk_rows(config.folder / "trials")
+        share = _checkpoint_share(config.train.replace({"run.output": str(config.folder / "alone")}))
     rows.append(["checkpoints, of a trial's time", f"{share:.1%}", "2 %"])
     return Table(
         "The demo sweep",
@@ -88,7 +89,7 @@ def _rows(launched: float, cpu: float, events: list[Event], trials: int) -> list
     ]
 
 
-def _disk_rows(folder: Path, events: list[Event]) -> list[list[str]]:
+def _disk_rows(folder: Path) -> list[list[str]]:
     kept = {path.parent for path in folder.glob("*/best.pt")}
     sizes = {path: sum(file.stat().st_size for file in path.rglob("*")) for path in sorted(folder.iterdir())}
     small = [size for path, size in sizes.items() if path not in kept]
@@ -99,9 +100,8 @@ def _disk_rows(folder: Path, events: list[Event]) -> list[list[str]]:
     ]
 
 
-def _checkpoint_share(run_folder: Path, output: Path) -> float:
-    """Trains the demo's base config with the threads of a trial; the share of its time that went into checkpoints."""
-    config = load_sweep(DEMO, {"output": str(output)}).train.replace({"run.output": str(run_folder)})
+def _checkpoint_share(config: TrainConfig) -> float:
+    """Trains a config; the share of its time that went into checkpoints."""
     save, spent = checkpoint.save, 0.0
 
     def timed(state: dict[str, Any], path: Path) -> None:

@@ -16,7 +16,6 @@ def rank(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
     Ties keep the order of their numbers.
     """
-
     return sorted(records, key=rank_key)
 
 

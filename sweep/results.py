@@ -39,8 +39,7 @@ class Results:
             self._written = time.monotonic()
         winner = best(records)
         if winner is not None and winner.number != self._winner:
-            with _replacing(self._config.folder / BEST_FILE) as path:
-                self._config.best_config(winner.params).dump(path)
+            self._config.best_config(winner.params).dump(self._config.folder / BEST_FILE)
             self._winner = winner.number
         self._free_disk(records)
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.__main__ import NAMES, write_section
 from benchmarks.kernel import landmark_logits, published_star
-from benchmarks.measuring import Table, time_in_turn
+from benchmarks.measuring import Table, medians_in_turn, time_in_turn
 from trainer.losses import star_loss
 
 
@@ -31,6 +31,14 @@ def test_variants_are_called_in_turn_and_the_first_rounds_are_not_counted(monkey
     variants = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     assert time_in_turn(variants, rounds=2, warmup=1) == {"a": 2.0, "b": 5.0}
     assert calls == ["a", "b"] * 3
+
+
+def test_medians_are_of_values_taken_in_turn() -> None:
+    a, b = iter([(3.0, 1.0), (1.0, 2.0), (2.0, 3.0)]), iter([7.0, 9.0, 8.0])
+    assert medians_in_turn({"a": a.__next__, "b": b.__next__}, rounds=3) == {"a": (2.0, 3.0), "b": 8.0}
+    calls: list[str] = []
+    medians_in_turn({name: lambda name=name: calls.append(name) or 0.0 for name in "ab"}, rounds=2)
+    assert calls == ["a", "b"] * 2
 
 
 def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:

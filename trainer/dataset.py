@@ -38,16 +38,16 @@ class Batch(NamedTuple):
 
     def pin_memory(self) -> Batch:
         """Moves everything into page-locked memory, from where a GPU takes it without the loop waiting."""
-        changes = self.changes and DeviceChanges(*(t.pin_memory() for t in self.changes))
-        return Batch(self.pictures.pin_memory(), self.target.pin_memory(), self.mask.pin_memory(), changes)
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def on(self, device: torch.device, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures of side S, target and mask on the device."""
-        pictures, target, mask = (t.to(device, non_blocking=True) for t in self[:3])
-        if self.changes is not None:
-            changes = DeviceChanges(*(t.to(device, non_blocking=True) for t in self.changes))
-            pictures = augment_batch(pictures, changes, size)
-        return pictures, target, mask
+        pictures, target, mask, changes = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return pictures if changes is None else augment_batch(pictures, changes, size), target, mask
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        changes = None if self.changes is None else DeviceChanges(*map(function, self.changes))
+        return Batch(function(self.pictures), function(self.target), function(self.mask), changes)
 
 
 def batches_per_epoch(faces: int, batch_size: int) -> int:

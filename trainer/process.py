@@ -34,7 +34,7 @@ def _keep_freed_memory() -> None:
     """Has glibc reuse freed blocks instead of returning them to the system.
 
     By default every large tensor is mapped and unmapped again, and each training step pays for page faults on fresh
-    zeroed memory: 100 000 of them, a sixth of the time, for ResNet-50 at 256 px and batch 8 (benchmarks/RESULTS.md).
+    zeroed memory: 100 000 of them, a sixth of the time, for ResNet-50 at 256 px, batch 8 and 2 threads (2026-11-24).
     """
     if libc := _glibc():
         libc.mallopt(_MMAP_MAX, 0)

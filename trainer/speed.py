@@ -53,7 +53,7 @@ def measure_speed(config: TrainConfig, seconds: float = 5.0, wait: Callable[[], 
     run.model.train()
     loss_of = LandmarkLoss(config.loss)
     batches = (b for epoch in itertools.count(1) for b in training_batches(split, config, epoch))
-    faces, started = 0, 0.0
+    faces = 0
     for number, batch in enumerate(batches, 1):
         loss = forward(run, batch, loss_of)
         (loss / config.optim.accumulate).backward()
@@ -62,11 +62,11 @@ def measure_speed(config: TrainConfig, seconds: float = 5.0, wait: Callable[[], 
         loss.item()  # waits for the device
         if number == _WARMUP:
             wait()
-            faces, started = 0, time.perf_counter()
-            continue
-        faces += len(batch.pictures)
-        if number > _WARMUP and time.perf_counter() - started >= seconds:
-            break
+            started = time.perf_counter()
+        elif number > _WARMUP:
+            faces += len(batch.pictures)
+            if time.perf_counter() - started >= seconds:
+                break
     trained = time.perf_counter()
     evaluate(run.evaluated, load_split(config.data, "val"), config)
     validated = time.perf_counter()
