@@ -4,18 +4,16 @@ import logging
 import math
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from harness import MlflowServer, wait_for
 
 from sweep.events import Event, EventKind, EventLog
 from sweep.projection import Progress, flatten, trial_name
@@ -438,13 +436,6 @@ class Flaky:
         return self.lag == 0
 
 
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def test_the_writer_backs_off_and_warns_once_an_outage(caplog):
     caplog.set_level(logging.INFO)
     source = Flaky(*[TrackingUnavailable("away") for _ in range(5)])
@@ -486,48 +477,12 @@ def test_closing_tries_until_the_time_is_up():
 # A real server that comes and goes
 
 
-class Server:
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{self.port}", None
-
-    def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=output,
-                cwd=self.folder,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # half the time to start
-            )
-        wait_for(self.healthy, 90)
-
-    def healthy(self):
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def kill(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)  # the server and its workers, all its own
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, empty_database):
     """A server that is not there yet, or still there from another test; killed at the end."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "mlflow.db")
-    server = Server(folder)
+    server = MlflowServer(folder)
     yield server
     server.kill()
 
