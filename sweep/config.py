@@ -50,9 +50,12 @@ class SweepConfig(Section):
     output: str = Field("outputs", description="folder that holds the folders of sweeps [path]")
     trials: int = Field(20, ge=1, description="trials that shall be finished, whatever their state [trials]")
     hours: float | None = Field(None, gt=0, description="time budget of one call; null: none [hours]")
-    seed: int = Field(0, ge=0, description="seed of the suggestions [integer]")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the suggestions [integer]")
     slots: int | None = Field(None, ge=1, description="trials at the same time; null: as many as fit [trials]")
     retries: int = Field(2, ge=0, description="restarts of a crashed trial from its checkpoint [times]")
+    timeout_minutes: float | None = Field(
+        120.0, gt=0, description="a trial without a report for so long counts as crashed; null: never [minutes]"
+    )
     keep: int = Field(3, ge=1, description="best trials whose weights are kept on disk [trials]")
     study: str | None = Field(None, description="database of the study; null: study.db in the sweep's folder [URL]")
     mlflow_uri: str | None = Field(None, description="MLflow store; null: mlflow.db in output [URI]")
@@ -147,10 +150,10 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
     tree = config.model_dump(mode="json")
     data, run = tree["train"]["data"], tree["train"]["run"]
     for key in ("root", "cache_dir"):
-        data[key] = _absolute(data[key]) if data[key] else data[key]
+        data[key] = _absolute(f"train.data.{key}", data[key]) if data[key] else data[key]
     model = tree["train"]["model"]
     if model["pretrained"] not in ("none", "imagenet"):
-        model["pretrained"] = _absolute(model["pretrained"])
+        model["pretrained"] = _absolute("train.model.pretrained", model["pretrained"])
     threads = max(1, int(config.resources.cpus))
     if run["threads"] not in (None, threads):
         raise ConfigError(
@@ -162,13 +165,16 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
             f"train.run.output = {run['output']!r}: trials have folders of their own (set output instead)"
         )
     run["threads"] = threads
-    tree["output"] = _absolute(config.output)
+    tree["output"] = _absolute("output", config.output)
     try:
         tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
         raise ConfigError(f"mlflow_uri: {error}") from None
     return settings.build(SweepConfig, tree, config.name)
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+def _absolute(key: str, path: str) -> str:
+    try:
+        return str(Path(path).expanduser().resolve())
+    except RuntimeError:
+        raise ConfigError(f"{key} = {path!r}: there is no such user") from None

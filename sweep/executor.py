@@ -1,17 +1,20 @@
 """Ray Tune as the executor of a ledger: placement, slots, retries. It decides nothing and remembers nothing.
 
-Ray asks `_Suggestions` for work and `_Decisions` what to do after each report; both only pass on to the ledger.
+Ray asks `_Suggestions` for work and `_Decisions` what to do after each report, and tells `_Failures` of crashes; all
+three only pass on to the ledger. An error in them is the driver's, not the trial's: it stops the sweep, resumable.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,11 @@ os.environ.update(  # before ray.tune is imported
 
 import ray
 from ray import tune
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -39,22 +47,48 @@ from sweep.ledger import Ledger
 from sweep.resources import limit_slots
 from sweep.stop import StopRequest
 from sweep.study import State
+from trainer.disk import DiskFullError
 
 logger = logging.getLogger(__name__)
+
+# Tune takes an actor for dead only on the first of these, and its assertion ends all trials when another comes.
+for _module in (actor_manager, tune_controller):
+    _module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError)
 
 
 @contextlib.contextmanager
 def ray_session(config: SweepConfig) -> Iterator[None]:
-    """Starts Ray on this machine, or joins the cluster of `ray_address`; leaves it at the end."""
+    """Starts Ray on this machine, on loopback only, or joins the cluster of `ray_address`; leaves it at the end."""
     options: dict[str, Any] = {"address": config.ray_address or "local"}
-    if config.ray_address is None:
-        options.update(include_dashboard=False, object_store_memory=200_000_000)
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
-    _to_log_file(logging.getLogger("ray"))
+    with contextlib.ExitStack() as stack:
+        if config.ray_address is None:
+            options.update(include_dashboard=False, object_store_memory=200_000_000)
+            stack.enter_context(_loopback())
+        ray_worker.print_to_stdstream = _log_message
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+        stack.callback(ray.shutdown)
+        _to_log_file(logging.getLogger("ray"))
+        yield
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray's switch for machines that are no cluster; without it, every port is open to the network."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    if name in os.environ:  # told otherwise
+        yield
+        return
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
-        ray.shutdown()
+        del os.environ[name]
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _log_message(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """A message of Ray's machinery, which Ray itself would print over the table."""
+    logger.info("ray: %s", " ".join(data["lines"]))
 
 
 def _to_log_file(chatter: logging.Logger) -> None:
@@ -70,7 +104,7 @@ def count_slots(config: SweepConfig) -> int:
 
 
 def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) -> None:
-    """Runs trials until the ledger has no more, or until asked to stop."""
+    """Runs trials until the ledger has no more, or until asked to stop; raises what made it stop early."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # all slots start at once
     deadline = time.monotonic() + config.hours * 3600 if config.hours else None
     for stale in config.folder.glob("ray-*"):  # of a driver that was killed
@@ -81,8 +115,8 @@ def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) 
         tune.Tuner(
             tune.with_resources(trainable.run_trial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=_Suggestions(ledger, slots, stop),
-                scheduler=_Decisions(ledger),
+                search_alg=_Suggestions(ledger, slots, stop, config),
+                scheduler=_Decisions(ledger, stop),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
@@ -93,34 +127,60 @@ def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) 
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=config.retries),
                 stop=_Stopper(stop, deadline),
-                callbacks=[_Crashes(ledger)],
+                callbacks=[_Failures(ledger, stop, config)],
             ),
         ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if stop.error is not None:
+        raise stop.error
 
 
 class _OfThisProcess:
     """Pickles to nothing: Ray saves the objects it is given, and a sweep is never continued from them."""
 
+    _stop: StopRequest
+
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _guarded(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For methods that Ray calls: an error stops the sweep and the answer is given instead."""
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: _OfThisProcess, *arguments: Any, **named: Any) -> Any:
+            try:
+                return method(self, *arguments, **named)
+            except Exception as error:
+                self._stop.fail(error)
+                return answer
+
+        return call
+
+    return decorate
 
 
 class _Suggestions(_OfThisProcess, Searcher):
     """Hands the ledger's trials to Ray, never more than fit, so that each is suggested when it can start."""
 
-    def __init__(self, ledger: Ledger, slots: int, stop: StopRequest) -> None:
+    def __init__(self, ledger: Ledger, slots: int, stop: StopRequest, config: SweepConfig) -> None:
         super().__init__(metric=None, mode=None)
-        self._ledger, self._slots, self._stop = ledger, slots, stop
+        self._ledger, self._slots, self._stop, self._config = ledger, slots, stop, config
 
+    @_guarded(None)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stop or self._ledger.live >= self._slots:
             return None
         assignment = self._ledger.next_trial()
         if assignment is None:
             return str(Searcher.FINISHED)
-        return {trainable.TRIAL: assignment.number, "config": assignment.config.tree()}
+        return {
+            trainable.TRIAL: assignment.number,
+            "config": assignment.config.tree(),
+            trainable.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The ledger hears of ends from `_Decisions`."""
@@ -135,10 +195,11 @@ class _Suggestions(_OfThisProcess, Searcher):
 class _Decisions(_OfThisProcess, FIFOScheduler):
     """Asks the ledger after every report whether a trial goes on."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, stop: StopRequest) -> None:
         super().__init__()
-        self._ledger = ledger
+        self._ledger, self._stop = ledger, stop
 
+    @_guarded(str(TrialScheduler.CONTINUE))
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number = result[trainable.TRIAL]
         if trainable.ENDED in result:
@@ -148,6 +209,8 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
+        if result[trainable.ENDED] == trainable.DISK_FULL:
+            raise DiskFullError(result[trainable.REASON])
         states = {
             trainable.DONE: State.COMPLETE,
             trainable.DIVERGED: State.DIVERGED,
@@ -156,19 +219,58 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
         self._ledger.end(number, states[result[trainable.ENDED]], result.get(trainable.REASON))
 
 
-class _Crashes(_OfThisProcess, tune.Callback):
-    """Notes that Ray starts a crashed trial again, or has given it up."""
+class _Failures(_OfThisProcess, tune.Callback):
+    """Notes that Ray starts a crashed trial again, or has given it up; ends workers that have fallen silent."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, stop: StopRequest, config: SweepConfig) -> None:
+        self._ledger, self._stop, self._config = ledger, stop, config
+        self._limit = config.timeout_minutes * 60 if config.timeout_minutes else float("inf")
+        self._silence: dict[Trial, float] = {}  # seconds since it was heard of
+        self._given_up: set[Trial] = set()
+        self._looked = time.monotonic()
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._silence[trial] = 0.0
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._silence[trial] = 0.0
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._silence.pop(trial, None)
+
+    @_guarded(None)
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        now = time.monotonic()
+        passed = min(now - self._looked, 1.0)  # while the driver itself waits, for a database say, it hears of nobody
+        self._looked = now
+        for trial in list(self._silence):
+            self._silence[trial] += passed
+            if self._silence[trial] > self._limit and (actor := trial.temporary_state.ray_actor):
+                del self._silence[trial]
+                self._given_up.add(trial)
+                ray.kill(actor)  # also where it is stopped or holds Python's lock; Ray takes it for crashed
+
+    @_guarded(None)
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        logger.warning("trial %d starts again: %s", trial.config[trainable.TRIAL], _reason(trial))
+        logger.warning("trial %d starts again: %s", trial.config[trainable.TRIAL], self._reason(trial))
         self._ledger.note_retry(trial.config[trainable.TRIAL], trial.num_failures)
 
+    @_guarded(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Not the scheduler's method of this name, which Ray also calls before a retry
-        self._ledger.end(trial.config[trainable.TRIAL], State.FAILED, _reason(trial))
+        self._ledger.end(trial.config[trainable.TRIAL], State.FAILED, self._reason(trial))
+
+    def _reason(self, trial: Trial) -> str:
+        self._silence.pop(trial, None)
+        if trial not in self._given_up:
+            return _why(trial)
+        self._given_up.remove(trial)
+        stacks = self._config.trial_folder(trial.config[trainable.TRIAL]) / trainable.HUNG_FILE
+        known = stacks.exists() and stacks.stat().st_size > 0
+        where = f"; {stacks} shows what it was doing" if known else ""
+        return f"no report for {self._config.timeout_minutes:g} minutes (timeout_minutes){where}"
 
 
 class _Stopper(_OfThisProcess, tune.Stopper):
@@ -186,8 +288,15 @@ class _Stopper(_OfThisProcess, tune.Stopper):
         return bool(self._stop)
 
 
-def _reason(trial: Trial) -> str:
-    """Last line of the error, which names the exception."""
+def _why(trial: Trial) -> str:
+    """Why a trial crashed, in a line; the whole is in the sweep's log."""
     path = Path(trial.error_file or "")  # not get_error(), which looks where Ray has not synced it to yet
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "the worker died")
+    texts = path.read_text(encoding="utf-8").split("Failure # ") if path.is_file() else [""]
+    if memory := re.search(r"running low on memory.* was (\S+ used / \S+) limit", texts[-1]):
+        return f"out of memory: Ray ended its worker, before the whole machine ran out ({memory[1]})"
+    if "its node has died" in texts[-1]:
+        return "the machine that it ran on died"
+    if "its worker process has died" in texts[-1]:
+        return "its worker died: killed by a signal or the kernel (out of memory?), or crashed in native code"
+    lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]
+    return lines[-1] if lines else "its worker died"  # the last line of a traceback names the exception

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 from rich.console import Console
 
 from sweep.config import SweepConfig, load_sweep
+from sweep.outlet import Outlet
+from sweep.secrets import redact
 from trainer.settings import ArgumentParser, ConfigError
 
 
@@ -19,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, forecast; start nothing")
     parser.add_settings(SweepConfig)
     arguments = parser.parse(argv)
-    console = Console()
+    console = Console(file=cast(TextIO, Outlet(sys.stdout)))
+    words = list(argv) if argv is not None else sys.argv[1:]
     try:
         config = load_sweep(arguments.sweep, parser.overrides(arguments))
         if arguments.dry_run:
@@ -29,14 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from sweep.session import python_command, run_sweep
 
-        words = list(argv) if argv is not None else sys.argv[1:]
         return run_sweep(config, console, shlex.join([python_command(), "-m", "sweep.run", *words]))
     except ConfigError as error:
-        parser.error(str(error))
+        parser.error(redact(str(error)))
+    except KeyboardInterrupt:  # before the sweep listens for it
+        print("interrupted before it began", file=sys.stderr)
+        return 130
     except Exception as error:
-        if type(error).__name__ not in ("DataError", "ModelError"):  # the latter's module imports torch
-            raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        # By name: the modules of some import torch or optuna
+        if type(error).__name__ in ("DiskFullError", "StudyStorageError"):
+            text = f"{error}\nwhen this is mended, the same command goes on with the sweep"
+        elif type(error).__name__ in ("DataError", "ModelError") or isinstance(error, OSError):
+            text = f"{type(error).__name__}: {error}"
+        else:
+            text = traceback.format_exc()
+        print(redact(text), file=sys.stderr)
         return 1
 
 

@@ -1,11 +1,26 @@
-"""Keeps passwords out of what is written and shown."""
+"""Keeps passwords and tokens out of what is written and shown."""
 
 from __future__ import annotations
 
+import logging
 import re
+
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*:)\S*@")  # up to the last @: a password may hold one
+_NAMED = re.compile(
+    r"((?:password|passwd|pwd|token|secret|api_?key|access_?key|signature|sig)=)[^&\s'\"]+", re.IGNORECASE
+)
+_BEARER = re.compile(r"((?:Bearer|Basic) )[A-Za-z0-9+/=._~-]{8,}")
 
 
 def redact(text: str) -> str:
-    """The text with every password in it, as in scheme://user:password@host or ?password=..., replaced by ***."""
-    text = re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text)
-    return re.sub(r"(password=)[^&\s'\"]+", r"\1***", text)
+    """The text with every password in it, as in scheme://user:password@host or ?token=..., replaced by ***."""
+    for pattern, shown in ((_IN_ADDRESS, r"\1***@"), (_NAMED, r"\1***"), (_BEARER, r"\1***")):
+        text = pattern.sub(shown, text)
+    return text
+
+
+class RedactingFormatter(logging.Formatter):
+    """Log lines, tracebacks among them, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))

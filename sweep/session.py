@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,12 +26,15 @@ from sweep.provenance import provenance
 from sweep.report import render
 from sweep.resources import check_local
 from sweep.results import BEST_FILE, LEADERBOARD_FILE, Results
-from sweep.secrets import redact
+from sweep.secrets import RedactingFormatter, redact
 from sweep.stop import INTERRUPTED, StopRequest
 from sweep.study import Study, StudyMismatchError, StudyStorageError
 from sweep.tracking import Projector, resolve_uri
 from sweep.writer import BackgroundWriter
+from trainer.disk import writing
 from trainer.settings import ConfigError
+
+logger = logging.getLogger(__name__)
 
 EVENTS_FILE, MLFLOW_STATE_FILE = "events.jsonl", "mlflow.json"
 _CLOSING_SECONDS = 30.0  # how long the end of a sweep waits for MLflow
@@ -51,10 +54,13 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
     Raises:
         ConfigError: the sweep is running already, exists with other settings, or a trial asks for too much.
         DataError, ModelError: faces or pretrained weights are missing or faulty.
+        DiskFullError, StudyStorageError: the sweep had to stop; when there is room, or the database is back, the same
+            command goes on with it.
     """
     check_local(config)
-    config.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(writing(config.folder))
+        config.folder.mkdir(parents=True, exist_ok=True)
         try:
             stack.enter_context(FileLock(config.folder / ".lock").acquire(timeout=0))
         except Timeout:
@@ -93,18 +99,20 @@ def _run_opened(
     state = "FAILED"
     config.dump(config.folder / "sweep.yaml")
     with EventLog(config.folder / EVENTS_FILE) as log:
-        log.append(_sweep_started(config, command))
+        started = _sweep_started(config, command)
+        _warn_of_other_versions(log, started.data["tags"])
+        log.append(started)
         writer = BackgroundWriter(make_projector(config))
         writer.start()
         ledger, results = Ledger(config, study, log), Results(config)
-        try:
+        with contextlib.ExitStack() as closing:  # each of these whatever becomes of the others
+            closing.callback(writer.close, _CLOSING_SECONDS)
+            closing.callback(lambda: log.append(_sweep_ended(config, ledger, state)))
+            closing.callback(lambda: results.update(ledger.records))
             if slots and not stop:
                 _run_trials(config, ledger, results, slots, stop, writer, console)
             state = "KILLED" if stop.by_user else "FINISHED"
-        finally:
-            results.update(ledger.records)
-            log.append(_sweep_ended(config, ledger, state))
-            sent = writer.close(_CLOSING_SECONDS)
+        sent = writer.close(0)
     _conclude(config, ledger, console, command, sent, stop)
     if stop.by_user:
         return INTERRUPTED
@@ -209,6 +217,18 @@ def _sweep_started(config: SweepConfig, command: str) -> Event:
     return Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": tags, "config": config.tree()})
 
 
+def _warn_of_other_versions(log: EventLog, tags: Mapping[str, str]) -> None:
+    """A sweep goes on with other versions of its libraries, but its numbers may not be the same to the last bit."""
+    before: Mapping[str, str] = {}
+    for event, _ in log.read():
+        if event.kind is EventKind.SWEEP_STARTED:
+            before = event.data["tags"]
+    versions = [key for key in tags if key.startswith("version.") and before.get(key, tags[key]) != tags[key]]
+    if versions:
+        changes = ", ".join(f"{key.removeprefix('version.')} {before[key]} -> {tags[key]}" for key in versions)
+        logger.warning("goes on with other versions than before, numbers may differ in their last digits: %s", changes)
+
+
 def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
     records = ledger.records
     winner = leaderboard.best(records)
@@ -245,7 +265,8 @@ def _conclude(
     else:
         say(f"compare in MLflow:  {python} -m mlflow ui --backend-store-uri {shlex.quote(redact(uri))}")
     if not sent:
-        say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}")
+        again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
+        say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}{again}")
     if leaderboard.best(records):
         say(f"rerun the best:     {python} -m trainer.train {shlex.quote(f'{folder}/{BEST_FILE}')}")
     if stop:
@@ -263,9 +284,10 @@ def python_command() -> str:
 @contextlib.contextmanager
 def _logging(path: Path, console: Console) -> Iterator[None]:
     """Everything into the sweep's log file, warnings on the console too."""
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file = _LogFile(path, encoding="utf-8")
+    file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     shown = RichHandler(level=logging.WARNING, console=console, show_path=False, show_time=False)
+    shown.setFormatter(RedactingFormatter("%(message)s"))
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.INFO)
@@ -278,3 +300,10 @@ def _logging(path: Path, console: Console) -> Iterator[None]:
         for handler in (file, shown):
             root.removeHandler(handler)
         file.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Does without the lines for which the disk has no room."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass

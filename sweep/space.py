@@ -17,6 +17,7 @@ KINDS: tuple[Kind, ...] = ("uniform", "log_uniform", "int", "log_int", "choice")
 Value = float | int | str | bool | None
 Params = dict[str, Value]
 _MOST_COMBINATIONS = 500  # checked when a sweep starts
+_MOST_CHOICES = 1000
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _parse_dimension(key: str, spec: Any) -> Dimension:
     if not isinstance(values, list | tuple) or len(values) < 2:
         raise ConfigError(f"space.{key}.{kind} = {values!r}: must be a list of two or more values")
     if kind == "choice":
+        if len(values) > _MOST_CHOICES:
+            raise ConfigError(f"space.{key}.choice: has {len(values)} values; more than {_MOST_CHOICES} are a range")
         if len(set(map(repr, values))) != len(values):
             raise ConfigError(f"space.{key}.choice = {values!r}: must hold every choice once")
         return Dimension(key, kind, choices=tuple(values))

@@ -20,11 +20,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.by_user = False
+        self.error: Exception | None = None  # what went wrong in the driver, if that is why
         self._event = threading.Event()
         self._before: dict[int, Any] = {}
 
     def set(self) -> None:
         """Asks to stop, because the time is up."""
+        self._event.set()
+
+    def fail(self, error: Exception) -> None:
+        """Asks to stop, because the driver cannot go on; the first error counts."""
+        self.error = self.error or error
         self._event.set()
 
     def __bool__(self) -> bool:

@@ -1,6 +1,7 @@
 """The study: the truth about trials, in a database. The only place that knows Optuna.
 
-Only the driver process touches it. Learning curves are kept in memory besides, so that a report costs one write.
+Only the driver process touches it. Learning curves are kept in memory besides, so that a report costs one write. While
+the database is away or locked, the driver waits for it: each of its steps can be taken again after half of it was.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import hashlib
 import json
 import logging
 import math
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -23,7 +25,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from sweep.config import SamplerConfig, differences
 from sweep.secrets import redact
@@ -33,6 +35,9 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+_PATIENCE = 900.0  # seconds that the driver waits for a database that is away, before it gives up
+_LONGEST_PAUSE = 15.0  # seconds between two attempts
 _DECISIVE, _STATE, _REASON, _SECONDS = "decisive", "state", "reason", "seconds"
 
 
@@ -83,14 +88,15 @@ class StudyMismatchError(ValueError):
 
 
 class StudyStorageError(ValueError):
-    """The study's database cannot be opened."""
+    """The study's database cannot be opened, or has been away for too long."""
 
 
 class Study:
     """Suggests, records and remembers trials.
 
     Suggestions depend on the seed, the trial's number and what the study holds at that time, not on how often the
-    driver was restarted.
+    driver was restarted. All that touches the database waits while it is away, and raises StudyStorageError when that
+    takes too long.
     """
 
     def __init__(self, study: optuna.Study, space: tuple[Dimension, ...], sampler: SamplerConfig, seed: int) -> None:
@@ -161,7 +167,7 @@ class Study:
         """Starts the next trial: a known configuration if one waits, else what the sampler suggests."""
         number = len(self._records)
         self._study.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, number))
-        trial = self._study.ask(self._distributions)
+        trial = self._patiently(lambda: self._study.ask(self._distributions), lambda: self._begun(number))
         self._live[trial.number] = trial
         record = TrialRecord(trial.number, dict(trial.params), State.RUNNING)
         self._records[trial.number] = record
@@ -172,7 +178,7 @@ class Study:
         record = self._records[number]
         if epoch in record.curve or record.state.finished:
             return False
-        self._live[number].report(nme, epoch)
+        self._patiently(lambda: self._live[number].report(nme, epoch))
         self._curves[number] = {**record.curve, epoch: nme}
         self._change(number, curve=self._curves[number])
         return True
@@ -180,16 +186,47 @@ class Study:
     def tell(self, number: int, state: State, *, seconds: float, reason: str | None = None) -> None:
         """Ends a trial for good."""
         record = self._records[number]
-        trial = self._live.pop(number)
+        if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
+            raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
+        self._patiently(lambda: self._tell(self._live[number], state, seconds, reason))
+        del self._live[number]
+        self._change(number, state=state, reason=reason, seconds=seconds)
+
+    def _tell(self, trial: optuna.Trial, state: State, seconds: float, reason: str | None) -> None:
         trial.set_user_attr(_STATE, state.value)
         trial.set_user_attr(_SECONDS, round(seconds, 3))
         if reason is not None:
             trial.set_user_attr(_REASON, reason)
-        if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
-            raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
-        value = record.best_nme if state is State.COMPLETE else None
-        self._study.tell(trial, value, state=_TOLD[state])
-        self._change(number, state=state, reason=reason, seconds=seconds)
+        value = self._records[trial.number].best_nme if state is State.COMPLETE else None
+        if self._study._storage.get_trial(trial._trial_id).state is TrialState.RUNNING:  # else told, but not answered
+            self._study.tell(trial, value, state=_TOLD[state])
+
+    def _patiently(self, step: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
+        """Takes a step that needs the database, and takes it again while that is away.
+
+        Args:
+            step: what to do; taking it twice is the same as once, unless `done` finds what the first has done.
+            done: what an attempt has done that seemed to fail; None where it has done nothing.
+        """
+        deadline, pause, attempt = time.monotonic() + _PATIENCE, 0.5, step
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                if not (reason := _absence(error)):
+                    raise
+                if time.monotonic() > deadline:
+                    raise StudyStorageError(f"study: its database is away or locked ({reason})") from None
+                if attempt is step:
+                    logger.warning("the study's database is away or locked, waiting for it (%s)", reason)
+                attempt = lambda: done() or step()  # noqa: E731
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _begun(self, number: int) -> optuna.Trial | None:
+        """The trial of this number, where the database has it although nobody was told."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return next((self._adopt(trial) for trial in running if trial.number == number), None)
 
     def _adopt(self, frozen: FrozenTrial) -> optuna.Trial:
         """Takes over a trial of a dead driver, with the parameters that it may not have lived to write."""
@@ -231,9 +268,20 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
         raise StudyStorageError(
             f"study: the database's driver is missing ({error}); for PostgreSQL: [postgres]"
         ) from None
-    except (ValueError, SQLAlchemyError) as error:  # ValueError is optuna's word for a URL that cannot be read
+    except (ValueError, RuntimeError, SQLAlchemyError) as error:  # a URL that cannot be read, tables of another version
         reason = redact(str(error).splitlines()[0])
         raise StudyStorageError(f"study = {redact(url)!r}: cannot be opened as a database ({reason})") from None
+
+
+def _absence(error: BaseException) -> str:
+    """Why the database cannot answer now; empty where waiting would not help."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (OperationalError, InterfaceError)):
+            text = redact(str(cause.orig)).partition("\n")[0]
+            return text if "sqlite" not in type(cause.orig).__module__ or "locked" in text else ""
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def _derived_seed(seed: int, number: int) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from sweep.events import Event, read_events
+from sweep.events import Event, EventKind, read_events
 from sweep.projection import (
     PARENT,
     Artifact,
@@ -57,11 +57,9 @@ _AWAY = frozenset(
         "RESOURCE_EXHAUSTED",
         "DEADLINE_EXCEEDED",
         "ENDPOINT_NOT_FOUND",
-        "UNAUTHENTICATED",
-        "CUSTOMER_UNAUTHORIZED",
-        "PERMISSION_DENIED",
     }
 )
+_REFUSED = frozenset({"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"})
 _GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"})  # as for a deleted run
 
 
@@ -100,6 +98,10 @@ def _translated(uri: str) -> Iterator[None]:
         yield
     except Exception as error:
         from_database = type(error).__module__.startswith("sqlalchemy")
+        if getattr(error, "error_code", None) in _REFUSED:
+            raise TrackingUnavailable(
+                f"MLflow at {redact(uri)} refuses this user (not authenticated, or not permitted)"
+            ) from None
         if not (isinstance(error, OSError) or from_database or getattr(error, "error_code", None) in _AWAY):
             raise
         root: BaseException = error
@@ -194,16 +196,25 @@ class _Server:
         return str(experiment.experiment_id)
 
     def _find_runs(self) -> dict[str, _RunState]:
+        """The runs of this sweep. A run that is there twice was made by a request that came to nothing here, and was
+        carried out there all the same; the later one is deleted."""
         query, token = f"tags.`{_ID}` = '{self._sweep_id}'", None
         runs: dict[str, _RunState] = {}
+        surplus: list[str] = []
         while True:
-            page = self._client.search_runs([self.experiment_id], query, order_by=["start_time DESC"], page_token=token)
+            page = self._client.search_runs([self.experiment_id], query, order_by=["start_time ASC"], page_token=token)
             for run in page:
                 key = run.data.tags.get(_TRIAL, PARENT)
-                runs[key] = _RunState(run.info.run_id, run.info.status, set(run.data.params))
+                if key in runs:
+                    surplus.append(run.info.run_id)
+                else:
+                    runs[key] = _RunState(run.info.run_id, run.info.status, set(run.data.params))
             token = page.token
             if not token:
-                return runs
+                break
+        for run_id in surplus:
+            self._client.delete_run(run_id)
+        return runs
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -334,6 +345,8 @@ class Projector:
         progress.waiting += [item for item in new if item not in progress.waiting]
         progress.offset = end
         self._remember(server)
+        if any(event.kind is EventKind.SWEEP_ENDED for event in events):
+            self._server = None  # a new connection looks for runs that were deleted meanwhile, or made twice
         return True
 
     def _upload_next(self, server: _Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import gc
 import os
@@ -17,21 +18,25 @@ from filelock import FileLock, Timeout
 from ray import tune
 
 from trainer.config import TrainConfig
+from trainer.disk import DiskFullError, writing
 from trainer.settings import ConfigError
 
 # Keys of what a worker reports to the driver
 TRIAL, EPOCH, METRICS, ENDED, REASON = "trial", "epoch", "metrics", "ended", "reason"
-DONE, DIVERGED, FAILED = "done", "diverged", "failed"
+TIMEOUT = "timeout"  # of what it is given, besides TRIAL
+DONE, DIVERGED, FAILED, DISK_FULL = "done", "diverged", "failed", "disk full"
+
+HUNG_FILE = "hung.txt"  # in a trial's folder: where it was when it had reported nothing for nearly too long
 
 
 def run_trial(assignment: dict[str, Any]) -> None:
     """Trains one trial, from its last checkpoint if there is one, and reports every epoch.
 
     Errors that a repetition would meet again (data, weights, checkpoint) end the trial as failed, a loss or NME that is
-    no number as diverged; anything else is raised, for Ray to try again.
+    no number as diverged, a full disk the sweep; anything else is raised, for Ray to try again.
 
     Args:
-        assignment: {"trial": number, "config": tree of the TrainConfig}.
+        assignment: {"trial": number, "config": tree of the TrainConfig, "timeout": seconds without a report, or None}.
     """
     _import_trainer()
     from trainer import engine
@@ -43,26 +48,53 @@ def run_trial(assignment: dict[str, Any]) -> None:
     release_memory()  # of the trial before; not at its end, where the frames of a stopped trial still hold its network
     number, config = assignment[TRIAL], TrainConfig.from_tree(assignment["config"])
     folder = Path(str(config.run.output))
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def report(result: engine.EpochResult) -> None:
-        tune.report(
-            {TRIAL: number, EPOCH: result.epoch, METRICS: list(result.metrics.items())}
-        )  # Ray flattens mappings
-
+    last = folder / LAST
     end = {TRIAL: number, ENDED: DONE}
-    with _alone(folder):
-        last = folder / LAST
-        try:
+    try:
+        with writing(folder), _alone(folder), _Watchdog(folder / HUNG_FILE, assignment[TIMEOUT]) as watchdog:
+
+            def report(result: engine.EpochResult) -> None:
+                metrics = list(result.metrics.items())  # Ray flattens mappings
+                tune.report({TRIAL: number, EPOCH: result.epoch, METRICS: metrics})
+                watchdog.rest()
+
             engine.train(config, report=report, resume_from=last if last.exists() else None)
-        except engine.NonFiniteError as error:
-            end = {TRIAL: number, ENDED: DIVERGED, REASON: str(error)}
-        except (ConfigError, DataError, ModelError, CheckpointError) as error:
-            end = {TRIAL: number, ENDED: FAILED, REASON: f"{type(error).__name__}: {error}"}
-        except Exception:
+    except engine.NonFiniteError as error:
+        end = {TRIAL: number, ENDED: DIVERGED, REASON: str(error)}
+    except DiskFullError as error:
+        end = {TRIAL: number, ENDED: DISK_FULL, REASON: str(error)}
+    except (ConfigError, DataError, ModelError, CheckpointError) as error:
+        end = {TRIAL: number, ENDED: FAILED, REASON: f"{type(error).__name__}: {error}"}
+    except Exception:
+        with contextlib.suppress(OSError):
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            raise
+        raise
     tune.report(end)
+
+
+class _Watchdog:
+    """Writes the stacks of all threads into a file when the trial has reported nothing for nine tenths of its time.
+
+    The thread that does it needs nothing of Python, so that it also writes where Python itself hangs.
+    """
+
+    def __init__(self, path: Path, seconds: float | None) -> None:
+        self._path, self._seconds = path, seconds
+
+    def __enter__(self) -> _Watchdog:
+        self._file = self._path.open("w", encoding="utf-8")
+        self.rest()
+        return self
+
+    def rest(self) -> None:
+        """Begins to wait anew."""
+        if self._seconds is not None:
+            faulthandler.dump_traceback_later(0.9 * self._seconds, file=self._file)
+
+    def __exit__(self, *_: object) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._file.close()
+        self._path.unlink(missing_ok=True)
 
 
 @functools.cache
@@ -79,6 +111,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
     One driver a sweep holds the sweep's lock, so whoever else is in a trial's folder is an orphan.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / "worker.lock"), folder / "worker.pid"
     try:
         lock.acquire(timeout=0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from trainer.readers import READERS, DataError, Face
+from trainer.readers import READERS, DataError, Face, is_dir, is_file
 from trainer.synthetic import SyntheticFace, draw_face
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _PICTURES: Final[dict[str, tuple[str, ...]]] = {
 }
 _SYNTHETIC_FACES: Final[dict[Split, int]] = {"train": 1600, "val": 200, "test": 300}
 _SYNTHETIC_OFFSETS: Final[dict[Split, int]] = {"train": 0, "val": 10_000_000, "test": 20_000_000}
+_MOST_PIXELS: Final = 1_000_000  # no picture is so large
 _PERSON: Final = re.compile(r"[A-Za-z]+\d+_\d+")
 
 
@@ -147,16 +148,16 @@ def _read_synthetic(config: DataConfig, split: Split) -> Faces:
 
 def _list_path(config: DataConfig, split: Split) -> Path:
     """Path of a split's list; a DataError showing the expected tree where it or its root is missing."""
-    root = Path(config.root or "").expanduser()
+    root = _root(config)
     lists: dict[Split, str | None] = {"train": config.train_list, "val": config.val_list, "test": config.test_list}
     names = {part: name or _DEFAULT_LISTS[config.kind].get(part) for part, name in lists.items()}
     path = root / str(names[split])
     pictures = root / "WFLW_images"
-    if not root.is_dir():
+    if not is_dir(root):
         missing = f"there is no folder {root}"
-    elif not path.is_file():
+    elif not is_file(path):
         missing = f"there is no file {path}"
-    elif config.kind == "wflw" and not pictures.is_dir():
+    elif config.kind == "wflw" and not is_dir(pictures):
         missing = f"there is no folder {pictures}"
     else:
         return path
@@ -164,12 +165,19 @@ def _list_path(config: DataConfig, split: Split) -> Path:
     raise DataError(f"data.root = {config.root!r}: {missing}; data.kind {config.kind} expects\n  {root}/{tree}")
 
 
+def _root(config: DataConfig) -> Path:
+    try:
+        return Path(config.root or "").expanduser()
+    except RuntimeError:
+        raise DataError(f"data.root = {config.root!r}: there is no such user") from None
+
+
 def _read_list(config: DataConfig, path: Path) -> Faces:
     layout = config.landmarks
     faces: list[Face] = []
     origins: list[str] = []
     skipped: list[str] = []
-    for origin, parse in READERS[config.kind](Path(config.root or "").expanduser(), path, layout.count):
+    for origin, parse in READERS[config.kind](_root(config), path, layout.count):
         try:
             face = parse()
             _check(face, layout)
@@ -202,6 +210,10 @@ def _check(face: Face, layout: Layout) -> None:
     x0, y0, x1, y1 = (float(value) for value in face.box)
     if not np.isfinite(face.box).all() or x1 <= x0 or y1 <= y0:
         raise ValueError(f"box must have x_min < x_max and y_min < y_max, but is {x0:g} {y0:g} {x1:g} {y1:g}")
+    if max(map(abs, (x0, y0, x1, y1))) >= _MOST_PIXELS:
+        raise ValueError(f"box must lie within +-{_MOST_PIXELS} pixels, but is {x0:g} {y0:g} {x1:g} {y1:g}")
+    if max(x1 - x0, y1 - y0) < 1:
+        raise ValueError(f"box must be a pixel wide or high, but is {x0:g} {y0:g} {x1:g} {y1:g}")
     away = np.maximum(face.box[:2] - face.landmarks, face.landmarks - face.box[2:]).max(axis=1)  # (K,), NaN: missing
     side = max(x1 - x0, y1 - y0)
     if (away > side).any():

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from trainer.disk import DiskFullError, writing
+
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
 
@@ -23,20 +25,31 @@ def save(state: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint so that a reader sees the old one or the new one, never half of one.
 
     Raises:
-        CheckpointError: the disk refused; the previous checkpoint is untouched.
+        DiskFullError: there is no room for it; the previous checkpoint is untouched.
+        CheckpointError: it could not be written for another reason; the previous checkpoint is untouched.
     """
     for stale in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while writing
         stale.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with writing(path, _bytes(state)), open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, DiskFullError):
+            raise
         raise CheckpointError(f"{path}: could not be written ({error})") from error
+
+
+def _bytes(state: Any) -> int:
+    """What the tensors of a state take on disk."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(_bytes(item) for item in items)
 
 
 def load(path: Path, identity: str | None = None) -> dict[str, Any]:

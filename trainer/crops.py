@@ -32,7 +32,9 @@ from trainer import synthetic
 from trainer.annotations import DataError, Split, draw, read_split, synthetic_indices
 from trainer.config import available_cores
 from trainer.coords import crop_matrix, invert, transform
+from trainer.disk import full_disk, is_full
 from trainer.pictures import crop_face, read_picture
+from trainer.readers import is_dir
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,8 +120,11 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
             data.skip_bad), no face left, or a cache folder that is full, cannot be written to or is damaged.
     """
     source = _synthetic_source(config, split) if config.kind == "synthetic" else _file_source(config, split)
-    folder = config.cache_folder / _key(config, source)
-    if not folder.is_dir():
+    try:
+        folder = config.cache_folder / _key(config, source)
+    except RuntimeError:
+        raise DataError(f"data.cache_dir = {config.cache_dir!r}: there is no such user") from None
+    if not is_dir(folder):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(folder.with_suffix(".lock")):
@@ -127,7 +132,10 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
                     _remove_stale(folder)
                     _build(config, source, folder)
         except OSError as error:
-            raise DataError(_explain(error, config, source)) from error
+            if is_full(error):
+                raise full_disk(folder, len(source.pictures) * canvas_size(config) ** 2 * 3) from error
+            message = f"data.cache_dir: {config.cache_folder} cannot be written to ({error})"
+            raise DataError(message) from error
     return _open(config, source, folder)
 
 
@@ -273,13 +281,6 @@ def _norm(
         return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])) * matrix[0, 0])
     a, b = layout.nme_points
     return float(np.linalg.norm(landmarks[a] - landmarks[b]))
-
-
-def _explain(error: OSError, config: DataConfig, source: _Source) -> str:
-    need = len(source.pictures) * canvas_size(config) ** 2 * 3
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"data.cache_dir: {config.cache_folder} has too little space, the crops need {need:,} bytes ({error})"
-    return f"data.cache_dir: {config.cache_folder} cannot be written to ({error})"
 
 
 def _open(config: DataConfig, source: _Source, folder: Path) -> CropSplit:

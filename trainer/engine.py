@@ -19,6 +19,7 @@ from trainer import checkpoint, metrics
 from trainer.config import TrainConfig
 from trainer.crops import CropSplit, load_split
 from trainer.dataset import Batch, batches_per_epoch, training_batches
+from trainer.disk import writing
 from trainer.inference import autocast, evaluate, place
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
@@ -105,12 +106,18 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
 
     Raises:
         DataError, ModelError, CheckpointError: what a run needs is missing or damaged.
+        DiskFullError: there is no room for the run's files; its last checkpoint stays as it is.
         NonFiniteError: the loss or the validation NME is no number; names step, learning rate and STAR weight.
     """
     config = config.resolved()
     if config.run.output is None:
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
+    with writing(folder):
+        return _train(config, folder, report, resume_from)
+
+
+def _train(config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None) -> TrainResult:
     folder.mkdir(parents=True, exist_ok=True)
     config.dump(folder / CONFIG_FILE)
     training, validation = load_split(config.data, "train"), load_split(config.data, "val")

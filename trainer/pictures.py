@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import stat
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,19 +29,22 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
     upright picture. (PIL and `IMREAD_UNCHANGED` do not turn it.)
 
     Raises:
-        DataError: missing, empty, not a picture, larger than 2^28 pixels, or cut short (JPEG and PNG), which OpenCV
-            would fill with grey in silence.
+        DataError: missing, empty, not a picture, larger than 2^28 pixels, or cut short (JPEG and PNG: OpenCV would fill
+            the rest with grey in silence, or take long to refuse it).
     """
+    path = Path(path)
     try:
-        data = Path(path).read_bytes()
+        if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):  # reading one may never end
+            raise DataError(f"{path}: is no file")
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if not data:
         raise DataError(f"{path}: is an empty file")
     if data.startswith(_PNG) and _too_large(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])):
         raise DataError(f"{path}: is larger than {_MOST_PIXELS} pixels")  # before a bomb unfolds
-    if (data.startswith(_JPEG) and not _jpeg_ends(data)) or (data.startswith(_PNG) and b"IEND" not in data):
-        raise DataError(f"{path}: is cut short")
+    if (data.startswith(_JPEG) and not _jpeg_ends(data)) or (data.startswith(_PNG) and not _png_ends(data)):
+        raise DataError(f"{path}: is cut short or damaged")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -67,6 +72,22 @@ def _jpeg_ends(data: bytes) -> bool:
     return False
 
 
+def _png_ends(data: bytes) -> bool:
+    """Whether the chunks of a PNG follow each other to the last, IEND, those that matter with the right checksums.
+
+    OpenCV takes gigabytes and seconds to refuse a wrong length or size.
+    """
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        kind, last = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4])
+        if kind == b"IEND":
+            return True
+        if kind[:1].isupper() and zlib.crc32(data[at + 4 : last]) != int.from_bytes(data[last : last + 4]):
+            return False
+        at = last + 4
+    return False
+
+
 def crop_face(
     picture: NDArray[np.uint8], box: NDArray[np.floating], *, box_scale: float, size: int, canvas: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -85,7 +106,7 @@ def crop_face(
         The crop (canvas, canvas, 3) and the affine map (2, 3) from picture pixels to its pixels.
     """
     matrix = crop_matrix(box, box_scale, size, canvas)
-    factor = max(1, int(1 / matrix[0, 0]))
+    factor = max(1, min(int(1 / matrix[0, 0]), max(picture.shape[:2])))  # one block may hold the whole picture
     corners = transform(np.array([[-0.5, -0.5], [canvas - 0.5, canvas - 0.5]]), invert(matrix))
     limit = np.array([picture.shape[1], picture.shape[0]])
     first = np.clip(np.floor(corners[0]) - factor - 1, 0, limit).astype(int)

@@ -139,6 +139,8 @@ def _box(text: str) -> NDArray[np.float64]:
         box = np.array([])
     if box.shape != (4,) or not (np.abs(box) < 1e6).all() or box[2] <= box[0] or box[3] <= box[1]:
         raise argparse.ArgumentTypeError(f"{text!r}: must be four numbers X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
+    if max(box[2] - box[0], box[3] - box[1]) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a pixel wide or high")
     return box
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trainer.settings import shorten
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -75,11 +77,13 @@ def read_coco(root: Path, listing: Path, count: int) -> Entries:
     a square, or width and height) where given, else `bbox` (x, y, width, height), else that of the landmarks.
     """
     try:
-        tree = json.loads(_text(listing))
-        pictures = {str(image["id"]): str(image["file_name"]) for image in tree["images"]}
+        tree = json.loads(_text(listing), object_pairs_hook=_once)
+        pictures = _file_names(tree["images"])
         annotations = list(tree["annotations"])
     except json.JSONDecodeError as error:
         raise DataError(f"{listing}:{error.lineno}: is not valid json ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits, thousands of brackets
+        raise DataError(f"{listing}: {error}") from None
     except (KeyError, TypeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
@@ -87,8 +91,9 @@ def read_coco(root: Path, listing: Path, count: int) -> Entries:
         ) from None
     folders = (root, root / "images", listing.parent)
     for position, annotation in enumerate(annotations):
-        name = annotation.get("id", f"number {position}") if isinstance(annotation, dict) else f"number {position}"
-        yield f"{listing}: annotation {name}", partial(_coco_face, folders, pictures, annotation, count)
+        name = annotation.get("id") if isinstance(annotation, dict) else None
+        shown = f"number {position}" if name is None else _shown(name)
+        yield f"{listing}: annotation {shown}", partial(_coco_face, folders, pictures, annotation, count)
 
 
 READERS: Final[dict[str, Reader]] = {"wflw": read_wflw, "w300": read_w300, "coco": read_coco}
@@ -101,26 +106,70 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as text ({error})") from None
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A json object; of a key given twice, json itself would drop the first value in silence."""
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        place = f" (in the entry of id {_shown(tree['id'])})" if "id" in tree else ""
+        raise ValueError(f"{_shown(twice)} is given twice{place}")
+    return tree
+
+
+def _file_names(images: Any) -> dict[str, str]:
+    """File name of each image id."""
+    names: dict[str, str] = {}
+    for image in images:
+        key, name = str(image["id"]), str(image["file_name"])
+        if names.setdefault(key, name) != name:
+            raise ValueError(f"image id {_shown(key)} stands for two pictures, {_shown(names[key])} and {_shown(name)}")
+    return names
+
+
+def _shown(value: Any) -> str:
+    return shorten(str(value), 80)
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (number from 1, text) of every line that is not blank."""
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    """Yields (number from 1, text) of every line that is not blank, counted as editors do."""
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False, too, for a name that no file can have."""
+    with contextlib.suppress(OSError, ValueError):  # too long, or with a NUL
+        return path.is_file()
+    return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder; False, too, for a name that no folder can have."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
 def _picture(candidates: Sequence[Path]) -> str:
     for path in candidates:
-        with contextlib.suppress(OSError):  # such as a name too long for a file
-            if path.is_file():
-                return str(path.absolute())
-    raise ValueError(f"there is no picture {candidates[0]}")
+        if is_file(path):
+            return str(path.absolute())
+    raise ValueError(f"there is no picture {shorten(str(candidates[0]))}")
 
 
 def _numbers(fields: Sequence[str]) -> list[float]:
+    return [_number(field) for field in fields]
+
+
+def _number(field: str) -> float:
     try:
-        return [float(field) for field in fields]
-    except ValueError as error:
-        raise ValueError(f"{str(error).rsplit(': ', 1)[-1]} is not a number") from None
+        if "_" not in field:  # which Python takes: 1_0 is ten
+            return float(field)
+    except ValueError:
+        pass
+    raise ValueError(f"{_shown(repr(field))} is not a number")
 
 
 def _wflw_face(root: Path, line: str, count: int) -> Face:
@@ -131,7 +180,7 @@ def _wflw_face(root: Path, line: str, count: int) -> Face:
     attributes = fields[_WFLW_NUMBERS:-1]
     for position, text in enumerate(attributes, start=_WFLW_NUMBERS + 1):
         if text not in ("0", "1"):
-            raise ValueError(f"attribute in field {position} must be 0 or 1, but is {text!r}")
+            raise ValueError(f"attribute in field {position} must be 0 or 1, but is {_shown(repr(text))}")
     picture = _picture([root / "WFLW_images" / fields[-1]])
     landmarks = _all_finite(numbers[:-4].reshape(count, 2))
     return Face(picture, landmarks, numbers[-4:], np.array([text == "1" for text in attributes]))
@@ -148,7 +197,7 @@ def _all_finite(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
 def _w300_face(root: Path, folder: Path, name: str, count: int) -> Face:
     picture = _picture([root / name, folder / name])
     path = Path(picture).with_suffix(".pts")
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"there is no {path} beside the picture")
     landmarks = _all_finite(_pts_points(path, count) - 1.0)
     return Face(picture, landmarks, _landmark_box(landmarks))
@@ -167,7 +216,7 @@ def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
             brackets += line
         elif colon:
             if key.strip() == "n_points" and value.strip() != str(count):
-                raise ValueError(f"{path}:{number}: n_points must be {count}, but is {value.strip()}")
+                raise ValueError(f"{path}:{number}: n_points must be {count}, but is {_shown(value.strip())}")
         elif len(fields := line.split()) != 2:
             raise ValueError(f"{path}:{number}: must have 2 fields (x y), has {len(fields)}")
         else:
@@ -189,14 +238,14 @@ def _coco_face(folders: Sequence[Path], pictures: dict[str, str], annotation: An
         if key not in annotation:
             raise ValueError(f"has no {key}")
     if str(annotation["image_id"]) not in pictures:
-        raise ValueError(f"image_id {annotation['image_id']} is not among the images")
+        raise ValueError(f"image_id {_shown(annotation['image_id'])} is not among the images")
     name = pictures[str(annotation["image_id"])]
     keypoints = _array(annotation, "keypoints", 3 * count).reshape(count, 3)
     landmarks = np.where(keypoints[:, 2:] == 0, np.nan, keypoints[:, :2])  # (K, 2)
     seen = keypoints[:, 2] != 0
     if not seen.any():
         raise ValueError("has no visible landmark")
-    _all_finite(np.where(seen[:, None], landmarks, 0.0))
+    _all_finite(np.where(seen[:, None], keypoints, 0.0))
     return Face(_picture([folder / name for folder in folders]), landmarks, _coco_box(annotation, landmarks[seen]))
 
 
@@ -207,15 +256,19 @@ def _coco_box(annotation: dict[str, Any], points: NDArray[np.float64]) -> NDArra
         return np.concatenate([centre - half, centre + half])
     if "bbox" in annotation:
         box = _array(annotation, "bbox", 4)
-        return np.concatenate([box[:2], box[:2] + box[2:]])
+        with np.errstate(over="ignore"):  # an infinite box is refused like any other
+            return np.concatenate([box[:2], box[:2] + box[2:]])
     return _landmark_box(points)
 
 
 def _array(annotation: dict[str, Any], key: str, *lengths: int) -> NDArray[np.float64]:
     try:
-        values = np.array(annotation[key], dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        raise ValueError(f"{key} must be numbers, but is {str(annotation[key])[:80]}") from None
+        raw = np.array(annotation[key]).reshape(-1)
+        values = raw.astype(np.float64)
+        if raw.dtype.kind not in "iuf" and len(raw):  # numpy reads numbers out of text, and null as NaN
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{key} must be numbers, but is {_shown(annotation[key])}") from None
     if len(values) not in lengths:
         raise ValueError(f"{key} must have {' or '.join(map(str, lengths))} numbers, has {len(values)}")
     return values

@@ -16,8 +16,9 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 
 class ConfigError(ValueError):
@@ -29,29 +30,86 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        """No path, name or URL holds these; a file system or database would stumble over them much later."""
+        if isinstance(value, str) and (found := _UNPRINTABLE.search(value)):
+            raise PydanticCustomError(
+                "unprintable", "must be printable text, but holds {found}", {"found": repr(found[0])}
+            )
+        return value
+
 
 M = TypeVar("M", bound=Section)
 Tree = dict[str, Any]
-# ConfigError is a ValueError; the others come from tags such as !!map on what is none
-_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)  # ConfigError is a ValueError
+_TAGS = (None, *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool")))
+_NULLS = ("null", "~")
+_MOST_NODES = 20_000
+_MOST_FAULTS = 20
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, reading 1e-3 as a number (YAML 1.1 calls it text) and refusing a key given twice."""
+    """The safe loader, reading 1e-3 as a number (YAML 1.1 calls it text), naming the line of what it cannot read.
+
+    It refuses a key given twice, tags that drop or reorder values, and what would grow without end: aliases that unfold
+    to more than `_MOST_NODES` values or into themselves, and integers of more than 63 bits.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nodes, self._sizes = 0, dict[int, int]()
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event, before = self.peek_event(), self._nodes
+        line = event.start_mark.line + 1
+        if getattr(event, "tag", None) not in _TAGS:
+            raise ConfigError(f"line {line}: the tag {event.tag} is not read")
+        node = super().compose_node(parent, index)
+        if not isinstance(event, yaml.AliasEvent):
+            self._nodes += 1
+            self._sizes[id(node)] = self._nodes - before
+        elif id(node) not in self._sizes:
+            raise ConfigError(f"line {line}: the alias *{event.anchor} stands inside of what it names")
+        else:
+            self._nodes += self._sizes[id(node)]
+        if self._nodes > _MOST_NODES:
+            raise ConfigError(f"line {line}: holds more than {_MOST_NODES} values")
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # such as the date 2024-99-99
+            raise ConfigError(f"line {node.start_mark.line + 1}: {error}") from None
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ConfigError(f"line {node.start_mark.line + 1}: an integer must lie within +-2^63")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"{key}: given twice (line {node.start_mark.line + 1} and below)")
+        seen = set()
+        for inner, _ in node.value:
+            key = self.construct_object(inner, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise ConfigError(f"line {inner.start_mark.line + 1}: {shorten(key)}: given twice")
+            seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, quoting the text 1e-3, which the loader would read as a number."""
+
+
+for _reader_or_writer in (_Loader, _Dumper):
+    _reader_or_writer.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+        list("-+0123456789."),
+    )
 
 
 def read_yaml(path: str | Path) -> Tree:
@@ -65,7 +123,7 @@ def read_yaml(path: str | Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config file ({error})") from None
     except _YAML_ERRORS as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: is not valid YAML: {shorten(' '.join(str(error).split()), 600)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -77,7 +135,8 @@ def write_yaml(tree: Mapping[str, Any], path: str | Path) -> None:
     """Writes a mapping as YAML; a reader sees the old file or the whole new one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -89,6 +148,12 @@ def fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield from fields(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", info
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """The text as a message can hold it: printable, and only its start where it is long."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def nearest(key: str, valid: Sequence[str]) -> str:
@@ -106,7 +171,7 @@ def set_key(tree: Tree, key: str, value: Any) -> None:
     for parent in parents:
         inner = tree.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {parent} holds {inner!r}, which has no settings of its own")
+            raise ConfigError(f"{key}: {parent} holds {shorten(repr(inner))}, which has no settings of its own")
         tree = inner
     tree[leaf] = value
 
@@ -130,7 +195,9 @@ def build(model: type[M], tree: Tree, origin: str) -> M:
         return model.model_validate(tree)
     except ValidationError as error:
         valid = [key for key, _ in fields(model)]
-        lines = dict.fromkeys(_explain(dict(e), valid) for e in error.errors())
+        lines = dict.fromkeys(_explain(dict(e), valid) for e in error.errors()[:_MOST_FAULTS])
+        if error.error_count() > _MOST_FAULTS:
+            lines[f"and {error.error_count() - _MOST_FAULTS} faults more"] = None
         raise ConfigError(f"{origin}: " + "\n  ".join(lines)) from None
 
 
@@ -197,24 +264,26 @@ def _options(annotation: Any) -> list[Any]:
 def _parse(info: FieldInfo, text: str) -> Any:
     """Text stays text where the field is text, so that a folder named 2024 is no number."""
     options = _options(info.annotation)
-    if str in options and not (type(None) in options and text in ("null", "~")):
+    if str in options and not (type(None) in options and text in _NULLS):
         return text
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except _YAML_ERRORS:
         return text
+    return text if value is None and type(None) in options and text not in _NULLS else value
 
 
 def _explain(error: dict[str, Any], valid: list[str]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = shorten(".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown setting{nearest(key, valid)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = shorten(str(error["msg"]).removeprefix("Value error, "), 600)
     if error["type"] == "missing":
         return f"{key}: is needed and not given"
-    if not key or error["type"] == "value_error":
+    if error["type"] == "value_error":
         return f"{key}: {message}" if key and not message.startswith(key) else message
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+    shown = shorten(repr(error["input"]))
+    return f"{key} = {shown}: {message[0].lower()}{message[1:]}" if key else f"{shown}: {message}"
 
 
 def _kind(info: FieldInfo) -> str:

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -576,3 +577,37 @@ def test_over_http(tmp_path, server):
     assert [step for step, _ in sweep.history(0)] == [1, 2, 3]
     assert sweep.artifacts(0, "checkpoint") == {"checkpoint/best.pt"}
     assert sweep.runs()[None].info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_run_that_the_server_makes_late_is_not_there_twice(tmp_path, server, monkeypatch):
+    """Another writer holds the server's database until the client has given up, asked again, and given up again."""
+    if not server.healthy():
+        server.start()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    sweep = Sweep(tmp_path / "late", server.uri, "late", "late")
+    sweep.start()
+    projector = sweep.projector()
+    projector.catch_up()
+    sweep.trial(0)
+    busy = sqlite3.connect(server.folder / "mlflow.db", isolation_level=None)
+    busy.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        with pytest.raises(TrackingUnavailable):
+            projector.catch_up()
+    busy.execute("ROLLBACK")
+    busy.close()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+    def made() -> int:
+        client = sweep.client()
+        return len(client.search_runs([client.get_experiment_by_name("late").experiment_id]))
+
+    wait_for(lambda: made() == 3)  # the parent, and two runs for one trial
+    projector.catch_up()
+    sweep.report(0, 1, 2)
+    sweep.end(0)
+    sweep.finish()
+    projector.catch_up()
+    assert {key: run.info.status for key, run in sweep.runs().items()} == {None: "FINISHED", 0: "FINISHED"}
+    assert sweep.history(0) == [(1, 0.1), (2, 0.05)]

@@ -23,6 +23,7 @@ from trainer.annotations import DataError, read_split
 from trainer.config import DataConfig
 from trainer.coords import crop_matrix, transform
 from trainer.crops import canvas_size, load_split
+from trainer.disk import DiskFullError
 from trainer.pictures import crop_face, read_picture
 
 PROJECT = Path(__file__).parents[2]
@@ -381,18 +382,18 @@ def test_no_face_left(tmp_path: Path) -> None:
 
 def test_full_disk_names_folder_and_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_faces(tmp_path / "data", 3)
-    expected = rf"data\.cache_dir: {config.cache_folder} has too little space, the crops need 14,400 bytes"
+    expected = rf"{config.cache_folder}/\w+: the disk is full: about 14 kB needed, .* are free"
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(crops, "_write_crops", full)
-        with pytest.raises(DataError, match=expected):
+        with pytest.raises(DiskFullError, match=expected):
             load_split(config, "train")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 14_399})())
-        with pytest.raises(DataError, match=expected):
+        with pytest.raises(DiskFullError, match=expected):
             load_split(config, "train")
     assert folders(config) == []
     assert len(load_split(config, "train")) == 3

@@ -1,0 +1,101 @@
+"""The driver dies of SIGKILL at twenty moments of one sweep; the same command goes on each time, and nothing shows."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from harness import CALM, TINY, Sweep, wait_for
+
+from sweep.events import EventKind
+
+pytestmark = pytest.mark.slow
+
+KILLER = str(Path(__file__).with_name("killed_at.py"))
+SEED, TRIALS = 20261124, 16
+SETTINGS = CALM | {
+    "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "loss.star_weight": {"log_uniform": [0.1, 10]}},
+    "known": [{"optim.lr": 1e-3, "loss.star_weight": 1.0}],
+    "trials": TRIALS,
+    "train": TINY | {"optim": {"epochs": 4, "batch_size": 8}, "run": {"precision": "float32", "checkpoint_seconds": 0}},
+}
+ASK, TOLD = "sweep.study:Study.ask", "sweep.study:Study.tell"
+STORED = "optuna.storages._rdb.storage:RDBStorage."
+DURING = [
+    "seconds:{start}",  # imports, faces, Ray
+    "seconds:{start}",
+    "before:sweep.session:_open_study:1",
+    "after:sweep.session:_open_study:1",
+    f"before:{ASK}:1",
+    f"after:{STORED}_create_new_trial:1",  # a trial without parameters
+    f"after:{STORED}_set_trial_param:1",  # with one of two
+    f"after:{ASK}:1",
+    "before:sweep.study:Study.report:{n}",  # in the event log, not in the study
+    "after:sweep.study:Study.report:{n}",
+    "before:sweep.events:EventLog.append:{n}",
+    "after:sweep.events:EventLog.append:{n}",
+    "file:trials/*/.last.pt.*",  # while a worker writes its whole state
+    "file:trials/*/.best.pt.*",
+    f"before:{TOLD}:1",
+    f"after:{TOLD}:1",  # in the study, not in the event log
+    "after:sweep.tracking:_Server._create:2",  # MLflow has a run that nobody remembers
+]
+AT_THE_END = [
+    "before:sweep.results:Results.update:{last}",
+    "after:sweep.session:_sweep_ended:1",
+    "before:sweep.writer:BackgroundWriter.close:1",
+]
+STEADY = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # what no clock has a part in
+
+
+def kill_twenty_times(sweep: Sweep) -> None:
+    chance = random.Random(SEED)
+    moments = list(DURING)
+    chance.shuffle(moments)
+    for template in moments:
+        moment = template.format(start=round(chance.uniform(0.1, 7), 2), n=chance.randint(2, 5))
+        ended = sweep.run(program=(KILLER,), MOMENT=moment, FOLDER=str(sweep.folder))
+        assert ended.returncode == -signal.SIGKILL, f"{moment}: {ended.stdout[-2000:]}{ended.stderr}"
+        assert "Traceback" not in ended.stdout + ended.stderr, moment
+    for number, template in enumerate(AT_THE_END):
+        left = sweep.settings["trials"] - sum(t.state.is_finished() for t in sweep.study().trials)
+        assert (left > 0) == (number == 0), "the kills before should leave something to do for the last run"
+        moment = template.format(last=left + 1)
+        ended = sweep.run(program=(KILLER,), MOMENT=moment, FOLDER=str(sweep.folder))
+        assert ended.returncode == -signal.SIGKILL, f"{moment}: {ended.stdout[-2000:]}{ended.stderr}"
+    ended = sweep.run()
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert "sweep.sync" not in ended.stdout  # MLflow has everything
+    wait_for(lambda: not sweep.living(), 90, "all processes gone")
+
+
+def told(sweep: Sweep) -> list[tuple]:
+    return [(t.number, t.params, t.state, t.value, t.intermediate_values) for t in sweep.study().trials]
+
+
+def reported(sweep: Sweep) -> dict[tuple, list[float]]:
+    reports = [e for e in sweep.events() if e.kind is EventKind.REPORT]
+    return {(e.trial, e.data["step"]): [e.data["metrics"][key] for key in STEADY] for e in reports}
+
+
+def ranked(sweep: Sweep) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in sweep.leaderboard()]
+
+
+def test_with_one_slot_the_result_is_that_of_a_sweep_that_nobody_disturbed(tmp_path):
+    calm, killed = (Sweep(tmp_path / name, settings=SETTINGS) for name in ("calm", "killed"))
+    assert calm.run().returncode == 0
+    kill_twenty_times(killed)
+    assert told(killed) == told(calm)
+    assert reported(killed) == reported(calm)
+    assert ranked(killed) == ranked(calm)
+    assert (killed.folder / "best.yaml").read_text() == (calm.folder / "best.yaml").read_text()
+    killed.check(TRIALS)
+
+
+def test_with_two_slots_no_trial_is_lost_or_doubled(tmp_path):
+    sweep = Sweep(tmp_path / "home", settings=SETTINGS | {"slots": 2, "resources": {"cpus": 0.5}})
+    kill_twenty_times(sweep)
+    sweep.check(TRIALS)
+    assert set(sweep.states().values()) <= {"COMPLETE", "PRUNED"}

@@ -1,0 +1,154 @@
+"""Sweeps that are told to stop, started twice, or met by another clock or other versions when they go on."""
+
+import itertools
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import CALM, MARK, TINY, Sweep, read_until, wait_for
+from optuna.trial import TrialState
+
+from sweep.events import EventKind
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = CALM | {
+    "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},
+    "known": [],
+    "pruner": {"name": "none"},
+    "trials": 2,
+    "slots": 2,
+    "resources": {"cpus": 0.5},
+    "train": TINY | {"optim": {"epochs": 6, "batch_size": 8}},
+}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return Sweep(tmp_path / "home", settings=SETTINGS)
+
+
+def check_stopped(sweep: Sweep) -> None:
+    """Stopped where it can be gone on with, told truthfully, and nothing runs any more."""
+    assert sweep.events()[-1].kind is EventKind.SWEEP_ENDED
+    assert sweep.events()[-1].data["state"] == "KILLED"
+    assert {t.state for t in sweep.study().trials} == {TrialState.RUNNING}
+    assert {run.info.status for run in sweep.runs().values()} == {"KILLED"}
+    wait_for(lambda: not sweep.living(), 15, f"all processes gone, left are {sweep.living()}")
+
+
+def check_goes_on(sweep: Sweep) -> None:
+    ended = sweep.run()
+    assert ended.returncode == 0, ended.stderr
+    assert set(sweep.states().values()) == {"COMPLETE"}
+    sweep.check(trials=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_stops_the_sweep_where_the_same_command_goes_on(sweep, number):
+    with sweep.start() as process:
+        read_until(process, " epoch 2/6")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted; go on with:  " in out
+    assert "Traceback" not in out + err
+    check_stopped(sweep)
+    check_goes_on(sweep)
+
+
+def test_a_second_ctrl_c_ends_it_at_once_with_no_process_left(sweep):
+    with sweep.start() as process:
+        read_until(process, " epoch 2/6")
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=10)
+    assert process.returncode == 130
+    wait_for(lambda: not sweep.living(), 15, "all processes gone")
+    check_goes_on(sweep)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.0, 4.0])
+def test_ctrl_c_while_it_starts_leaves_nothing_that_hinders(sweep, seconds):
+    with sweep.start() as process:
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    if process.returncode == -signal.SIGINT:  # while Python still imports
+        assert seconds < 1
+    else:
+        assert process.returncode == 130, out + err
+        assert "Traceback" not in out + err
+    wait_for(lambda: not sweep.living(), 15, "all processes gone")
+    check_goes_on(sweep)
+
+
+def test_a_terminal_that_is_closed_stops_it_like_ctrl_c(sweep):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweep.run", *sweep.words()],
+        cwd=sweep.home,
+        env=os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache"), MARK: sweep.mark, "TERM": "xterm"},
+        preexec_fn=lambda: os.login_tty(theirs),
+        pass_fds=[theirs],
+    )
+    os.close(theirs)
+    shown = b""
+    while b"2/6" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)  # the kernel sends SIGHUP, and every further write fails
+    assert process.wait(60) == 130
+    check_stopped(sweep)
+    check_goes_on(sweep)
+
+
+def test_output_that_nobody_reads_any_more_ends_nothing(sweep):
+    with sweep.start() as process:
+        assert process.stdout is not None
+        read_until(process, " epoch 2/6")
+        process.stdout.close()  # as | head -3 does
+        assert process.stderr is not None
+        err = process.stderr.read()
+        assert process.wait(120) == 0, err
+    assert err == ""
+    sweep.check(trials=2)
+
+
+def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep):
+    with sweep.start() as first:
+        read_until(first, " epoch 1/6")
+        second = sweep.run()
+        assert second.returncode == 2
+        assert "name = 'faces': this sweep is running already" in second.stderr
+        assert "Traceback" not in second.stderr
+        _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    sweep.check(trials=2)
+
+
+def test_it_goes_on_under_a_clock_that_was_set_back_and_with_other_versions(sweep):
+    ended = sweep.run("--trials", "3", program=(str(Path(__file__).with_name("clock_set_back.py")),))
+    assert ended.returncode == 0, ended.stderr
+    times = [e.time for e in sweep.events()]
+    assert min(b - a for a, b in itertools.pairwise(times)) < -3000  # it was set back in the middle
+    sweep.check(trials=3)
+
+    log = sweep.folder / "events.jsonl"
+    lines = log.read_text().splitlines()
+    started = json.loads(lines[0])
+    started["tags"] |= {"version.ray": "2.59.0", "version.optuna": "4.9.0"}
+    log.write_text("\n".join([json.dumps(started), *lines[1:]]) + "\n")
+    ended = sweep.run("--trials", "4")
+    assert ended.returncode == 0, ended.stderr
+    told = " ".join(ended.stdout.split())
+    assert "goes on with other versions than before" in told
+    assert "ray 2.59.0 -> " in told
+    assert "optuna 4.9.0 -> " in told
+    assert sorted(sweep.states()) == [0, 1, 2, 3]

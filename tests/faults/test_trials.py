@@ -1,0 +1,143 @@
+"""What goes wrong inside of a trial: it ends with the reason, the others and the sweep go on."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from harness import CALM, TINY, Sweep, wait_for
+
+from sweep.events import EventKind
+
+pytestmark = pytest.mark.slow
+
+QUIET = CALM | {"pruner": {"name": "none"}, "known": [], "keep": 1}
+RATES = {"optim.lr": {"log_uniform": [1e-4, 1e-2]}}
+MEMORY = Path("/sys/fs/cgroup/memory")  # version 1 of the kernel's control groups
+
+
+def owner(sweep: Sweep, trial: int) -> int | None:
+    """Process that trains the trial now."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((sweep.folder / "trials" / f"{trial:04d}" / "worker.pid").read_text().split()[1])
+    return None
+
+
+def starts(sweep: Sweep, trial: int) -> list[int | None]:
+    started = [e for e in sweep.events() if e.kind is EventKind.TRIAL_STARTED and e.trial == trial]
+    return [e.data.get("attempt") for e in started]
+
+
+def end(sweep: Sweep, trial: int) -> tuple[str, str]:
+    found = next(e for e in sweep.events() if e.kind is EventKind.TRIAL_ENDED and e.trial == trial)
+    return found.data["state"], found.data["reason"]
+
+
+def epochs(number: int, **more) -> dict:
+    return TINY | {"optim": {"epochs": number, "batch_size": 8}} | more
+
+
+def test_a_worker_that_is_killed_three_times_fails_its_trial_and_no_other(tmp_path):
+    run = {"precision": "float32", "checkpoint_seconds": 0}
+    sweep = Sweep(
+        tmp_path / "home",
+        settings=QUIET
+        | {"space": RATES, "trials": 4, "slots": 2, "resources": {"cpus": 0.5}, "train": epochs(12, run=run)},
+    )
+    with sweep.start() as process:
+        killed: set[int | None] = {None}
+        for kill in range(3):
+            reached = 2 * (kill + 1)  # two epochs further each time, from the checkpoint
+            wait_for(lambda epoch=reached: (0, epoch) in reports(sweep), 120, f"epoch {reached} of trial 0")
+            wait_for(lambda: owner(sweep, 0) not in killed, 20, "a new worker")
+            killed.add(pid := owner(sweep, 0))
+            os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert starts(sweep, 0) == [None, 1, 2]
+    state, reason = end(sweep, 0)
+    assert state == "FAILED"
+    assert reason.startswith("its worker died: killed by a signal")
+    assert 6 <= len(sweep.study().trials[0].intermediate_values) < 12
+    assert {sweep.states()[n] for n in (1, 2, 3)} == {"COMPLETE"}
+    assert all(starts(sweep, n) == [None] for n in (1, 2, 3))
+    assert "raylet" not in out + err
+    sweep.check(trials=4)
+
+
+def reports(sweep: Sweep) -> set:
+    return set(sweep.reports()) if (sweep.folder / "events.jsonl").exists() else set()
+
+
+def test_a_trial_that_needs_more_memory_than_there_is_fails_and_the_slot_goes_on(tmp_path):
+    sweep = greedy(tmp_path / "home")
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(memory[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
+    threshold = (total - free + 4_000_000) / total
+    ended = sweep.run(RAY_memory_usage_threshold=f"{threshold:.4f}", RAY_memory_monitor_refresh_ms="50")
+    assert ended.returncode == 0, ended.stderr
+    assert end(sweep, 0)[0] == "FAILED"
+    assert "out of memory: Ray ended its worker" in end(sweep, 0)[1]
+    assert starts(sweep, 0) == [None, 1]
+    assert sweep.states()[1] == "COMPLETE"
+    sweep.check(trials=2)
+
+
+@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="no control groups (version 1) to limit memory with")
+def test_a_trial_that_the_kernel_kills_for_its_memory_fails_and_the_slot_goes_on(tmp_path):
+    sweep = greedy(tmp_path / "home")
+    group = MEMORY / f"starsweep-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("3G")
+        with sweep.start() as process:
+            confined: set[int | None] = {None}
+            while process.poll() is None and len(confined) < 3:
+                if (pid := owner(sweep, 0)) not in confined:
+                    with contextlib.suppress(ProcessLookupError):
+                        (group / "cgroup.procs").write_text(str(pid))
+                    confined.add(pid)
+            _, err = process.communicate(timeout=240)
+        kills = (group / "memory.oom_control").read_text()
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 60, "no process left in the group")
+        group.rmdir()
+    assert process.returncode == 0, err
+    assert "oom_kill 2" in kills
+    assert end(sweep, 0)[0] == "FAILED"
+    assert "the kernel (out of memory?)" in end(sweep, 0)[1]
+    assert sweep.states()[1] == "COMPLETE"
+    sweep.check(trials=2)
+
+
+def greedy(home: Path) -> Sweep:
+    """Two trials; a step of the first needs some 10 GB."""
+    data = TINY["data"] | {"image_size": 192, "train_faces": 400}
+    settings = {
+        "space": {"optim.batch_size": {"choice": [8, 400]}},
+        "known": [{"optim.batch_size": 400}, {"optim.batch_size": 8}],
+        "trials": 2,
+        "retries": 1,
+        "train": epochs(1, data=data),
+    }
+    return Sweep(home, settings=QUIET | settings)
+
+
+def test_a_trial_that_hangs_is_given_up_after_its_timeout_and_the_slot_goes_on(tmp_path):
+    sweep = Sweep(tmp_path / "home", settings=QUIET | {"space": RATES, "trials": 2, "train": epochs(40)})
+    with sweep.start("--timeout_minutes", "0.3", "--retries", "1") as process:
+        stopped: set[int | None] = {None}
+        for attempt in range(2):
+            wait_for(lambda: owner(sweep, 0) not in stopped, 60, f"a worker for attempt {attempt + 1}")
+            wait_for(lambda: (0, 1) in reports(sweep), 60, "an epoch of trial 0")
+            stopped.add(pid := owner(sweep, 0))
+            os.kill(pid, signal.SIGSTOP)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert end(sweep, 0) == ("FAILED", "no report for 0.3 minutes (timeout_minutes)")
+    assert starts(sweep, 0) == [None, 1]
+    assert sweep.states()[1] == "COMPLETE"
+    assert "Traceback" not in out + err
+    wait_for(lambda: not sweep.living(), 30, "no process is left, stopped or not")
+    sweep.check(trials=2)
