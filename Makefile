@@ -1,18 +1,27 @@
 # make run    set up and run the demo sweep            make test   set up and run the tests
 # make lint   ruff and mypy                            make ui     open the runs in the MLflow UI
+# make test-faults   kill, hang, fill, lock and cut off everything (ten minutes)
+# make audit  known holes of the pinned versions (asks the package registry)
 # make bench  measure what it costs, into benchmarks/RESULTS.md (half an hour; leave the machine alone)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test bench lint format ui constraints clean
+.PHONY: run test test-faults audit bench lint format ui constraints clean
 
 run: $(READY)
 	$(BIN)/python -m sweep.run
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/faults
+
+test-faults: $(READY)
+	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadgroup
+
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -294,8 +294,8 @@ def _why(trial: Trial) -> str:
     texts = path.read_text(encoding="utf-8").split("Failure # ") if path.is_file() else [""]
     if memory := re.search(r"running low on memory.* was (\S+ used / \S+) limit", texts[-1]):
         return f"out of memory: Ray ended its worker, before the whole machine ran out ({memory[1]})"
-    if "its node has died" in texts[-1]:
-        return "the machine that it ran on died"
+    if "its node has died" in texts[-1] or "is temporarily unavailable" in texts[-1]:
+        return "the machine that it ran on died, or cannot be reached"
     if "its worker process has died" in texts[-1]:
         return "its worker died: killed by a signal or the kernel (out of memory?), or crashed in native code"
     lines = [line.strip() for line in texts[-1].splitlines() if line.strip()]

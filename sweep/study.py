@@ -6,13 +6,14 @@ the database is away or locked, the driver waits for it: each of its steps can b
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -83,6 +84,31 @@ class TrialRecord:
         return max(self.curve, default=0)
 
 
+class _SamplersView(optuna.Study):
+    """The study as samplers shall see it: a trial that diverged is as bad as the worst.
+
+    Some of them leave out trials that are told as pruned, and would look for the best where everything diverges, since
+    nothing seems to be known there; others would rank one that diverged late by the good values of its early epochs.
+    """
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, None, use_cache)
+        diverged = {t.number for t in trials if t.user_attrs.get(_STATE) == State.DIVERGED}
+        if diverged:
+            values = [v for t in trials if t.number not in diverged for v in t.intermediate_values.values()]
+            worst = max(values, default=1.0)
+            trials = [_as_complete(t, worst) if t.number in diverged else t for t in trials]
+        return trials if states is None else [t for t in trials if t.state in states]
+
+
+def _as_complete(trial: FrozenTrial, value: float) -> FrozenTrial:
+    shown = copy.copy(trial)
+    shown.state, shown.value = TrialState.COMPLETE, value
+    return shown
+
+
 class StudyMismatchError(ValueError):
     """A sweep of this name exists with another space or base config."""
 
@@ -101,6 +127,7 @@ class Study:
 
     def __init__(self, study: optuna.Study, space: tuple[Dimension, ...], sampler: SamplerConfig, seed: int) -> None:
         self._study, self._sampler, self._seed = study, sampler, seed
+        self._view = _view(study)
         self._distributions = {d.key: _distribution(d) for d in space}
         self._live = {t.number: self._adopt(t) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
         self._records = {t.number: _record(t) for t in study.get_trials(states=_STARTED)}
@@ -166,8 +193,8 @@ class Study:
     def ask(self) -> TrialRecord:
         """Starts the next trial: a known configuration if one waits, else what the sampler suggests."""
         number = len(self._records)
-        self._study.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, number))
-        trial = self._patiently(lambda: self._study.ask(self._distributions), lambda: self._begun(number))
+        self._view.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, number))
+        trial = self._patiently(lambda: self._view.ask(self._distributions), lambda: self._begun(number))
         self._live[trial.number] = trial
         record = TrialRecord(trial.number, dict(trial.params), State.RUNNING)
         self._records[trial.number] = record
@@ -244,11 +271,11 @@ class Study:
         They are drawn in a copy of the study without the half-written trial, whose own traces would change the draw.
         """
         sampler = _build_sampler(self._sampler, _derived_seed(self._seed, frozen.number))
-        copy = optuna.create_study(direction="minimize", sampler=sampler, pruner=optuna.pruners.NopPruner())
-        copy.add_trials(t for t in self._study.get_trials(states=_STARTED) if t.number < frozen.number)
+        double = optuna.create_study(direction="minimize", sampler=sampler, pruner=optuna.pruners.NopPruner())
+        double.add_trials(t for t in self._study.get_trials(states=_STARTED) if t.number < frozen.number)
         if fixed := frozen.system_attrs.get("fixed_params"):
-            copy.enqueue_trial(fixed)
-        return dict(copy.ask(self._distributions).params)
+            double.enqueue_trial(fixed)
+        return dict(_view(double).ask(self._distributions).params)
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = TrialRecord(**{**vars(self._records[number]), **changes})
@@ -271,6 +298,10 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     except (ValueError, RuntimeError, SQLAlchemyError) as error:  # a URL that cannot be read, tables of another version
         reason = redact(str(error).splitlines()[0])
         raise StudyStorageError(f"study = {redact(url)!r}: cannot be opened as a database ({reason})") from None
+
+
+def _view(study: optuna.Study) -> _SamplersView:
+    return _SamplersView(study.study_name, study._storage, study.sampler, study.pruner)
 
 
 def _absence(error: BaseException) -> str:

@@ -225,7 +225,29 @@ def _connect(uri: str) -> MlflowClient:
     # Not the whole of mlflow: only the chatter about schemas, and about every retry of a database that is away.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if uri.startswith("sqlite:///"):
+        _make_tables(Path(uri.removeprefix("sqlite:///")))
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_tables(database: Path) -> None:
+    """Makes the tables of a new store in a file beside it, which takes its place whole.
+
+    MLflow makes them one by one, and can never use a database again in which a kill left half of them.
+    """
+    from mlflow import MlflowClient
+
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f".{database.name}.lock")):
+        if database.exists():
+            return
+        fresh = database.with_name(f".{database.name}.new")
+        for stale in database.parent.glob(f"{fresh.name}*"):  # its journal, too
+            stale.unlink()
+        MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        fresh.replace(database)
 
 
 class Projector:

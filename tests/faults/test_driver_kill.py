@@ -1,5 +1,6 @@
-"""The driver dies of SIGKILL at twenty moments of one sweep; the same command goes on each time, and nothing shows."""
+"""The driver dies of SIGKILL at twenty moments of a sweep; the same command goes on each time, and nothing shows."""
 
+import os
 import random
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 KILLER = str(Path(__file__).with_name("killed_at.py"))
 SEED, TRIALS = 20261124, 16
+KILLS = int(os.environ.get("STARSWEEP_TEST_KILLS", "12"))  # of the sweep with two slots, 3 to 20
 SETTINGS = CALM | {
     "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "loss.star_weight": {"log_uniform": [0.1, 10]}},
     "known": [{"optim.lr": 1e-3, "loss.star_weight": 1.0}],
@@ -23,7 +25,6 @@ ASK, TOLD = "sweep.study:Study.ask", "sweep.study:Study.tell"
 STORED = "optuna.storages._rdb.storage:RDBStorage."
 DURING = [
     "seconds:{start}",  # imports, faces, Ray
-    "seconds:{start}",
     "before:sweep.session:_open_study:1",
     "after:sweep.session:_open_study:1",
     f"before:{ASK}:1",
@@ -39,6 +40,7 @@ DURING = [
     f"before:{TOLD}:1",
     f"after:{TOLD}:1",  # in the study, not in the event log
     "after:sweep.tracking:_Server._create:2",  # MLflow has a run that nobody remembers
+    "file:../.mlflow.db.new",  # while MLflow makes its tables
 ]
 AT_THE_END = [
     "before:sweep.results:Results.update:{last}",
@@ -48,11 +50,11 @@ AT_THE_END = [
 STEADY = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # what no clock has a part in
 
 
-def kill_twenty_times(sweep: Sweep) -> None:
+def kill(sweep: Sweep, times: int) -> None:
+    """Kills the sweep at so many of the moments, in random order; then has it end."""
     chance = random.Random(SEED)
-    moments = list(DURING)
-    chance.shuffle(moments)
-    for template in moments:
+    moments = chance.sample(DURING[:-1], times - len(AT_THE_END) - 1)
+    for template in [DURING[-1], *moments]:  # MLflow makes its tables in the first call only
         moment = template.format(start=round(chance.uniform(0.1, 7), 2), n=chance.randint(2, 5))
         ended = sweep.run(program=(KILLER,), MOMENT=moment, FOLDER=str(sweep.folder))
         assert ended.returncode == -signal.SIGKILL, f"{moment}: {ended.stdout[-2000:]}{ended.stderr}"
@@ -86,7 +88,7 @@ def ranked(sweep: Sweep) -> list[dict[str, str]]:
 def test_with_one_slot_the_result_is_that_of_a_sweep_that_nobody_disturbed(tmp_path):
     calm, killed = (Sweep(tmp_path / name, settings=SETTINGS) for name in ("calm", "killed"))
     assert calm.run().returncode == 0
-    kill_twenty_times(killed)
+    kill(killed, times=len(DURING) + len(AT_THE_END))
     assert told(killed) == told(calm)
     assert reported(killed) == reported(calm)
     assert ranked(killed) == ranked(calm)
@@ -96,6 +98,6 @@ def test_with_one_slot_the_result_is_that_of_a_sweep_that_nobody_disturbed(tmp_p
 
 def test_with_two_slots_no_trial_is_lost_or_doubled(tmp_path):
     sweep = Sweep(tmp_path / "home", settings=SETTINGS | {"slots": 2, "resources": {"cpus": 0.5}})
-    kill_twenty_times(sweep)
+    kill(sweep, times=KILLS)
     sweep.check(TRIALS)
     assert set(sweep.states().values()) <= {"COMPLETE", "PRUNED"}

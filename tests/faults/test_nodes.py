@@ -25,7 +25,7 @@ def test_the_trials_of_a_node_that_dies_go_on_elsewhere_from_their_checkpoints(t
         "trials": 3,
         "slots": 2,
         "train": TINY
-        | {"optim": {"epochs": 30, "batch_size": 8}, "run": {"precision": "float32", "checkpoint_seconds": 0}},
+        | {"optim": {"epochs": 12, "batch_size": 8}, "run": {"precision": "float32", "checkpoint_seconds": 0}},
     }
     sweep = Sweep(tmp_path / "home", settings=settings)
     log = sweep.folder / "events.jsonl"
@@ -39,8 +39,9 @@ def test_the_trials_of_a_node_that_dies_go_on_elsewhere_from_their_checkpoints(t
     assert len(again) == 1
     moved = again[0].trial
     last = max(e.data["step"] for e in sweep.events() if e.trial == moved and e.kind is EventKind.REPORT)
-    assert last == 30
-    assert "the machine that it ran on died" in out or "its worker died" in out
+    assert last == 12
+    told = " ".join(out.split())
+    assert "starts again: the machine that it ran on died, or cannot be reached" in told or "its worker died" in told
     assert set(sweep.states().values()) == {"COMPLETE"}
     assert "Traceback" not in out + err
     sweep.check(trials=3)

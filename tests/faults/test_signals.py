@@ -1,5 +1,6 @@
 """Sweeps that are told to stop, started twice, or met by another clock or other versions when they go on."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -49,44 +50,39 @@ def check_goes_on(sweep: Sweep) -> None:
     sweep.check(trials=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_signal_stops_the_sweep_where_the_same_command_goes_on(sweep, number):
+def test_signals_stop_a_sweep_where_the_same_command_goes_on(sweep):
+    for epoch, number in ((1, signal.SIGINT), (2, signal.SIGTERM), (3, signal.SIGHUP)):
+        with sweep.start() as process:
+            read_until(process, f" epoch {epoch}/6")
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "interrupted; go on with:  " in out
+        assert "Traceback" not in out + err
+        check_stopped(sweep)
     with sweep.start() as process:
-        read_until(process, " epoch 2/6")
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "interrupted; go on with:  " in out
-    assert "Traceback" not in out + err
-    check_stopped(sweep)
-    check_goes_on(sweep)
-
-
-def test_a_second_ctrl_c_ends_it_at_once_with_no_process_left(sweep):
-    with sweep.start() as process:
-        read_until(process, " epoch 2/6")
+        read_until(process, " epoch 4/6")
         os.killpg(process.pid, signal.SIGINT)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # at once
         process.communicate(timeout=10)
     assert process.returncode == 130
     wait_for(lambda: not sweep.living(), 15, "all processes gone")
     check_goes_on(sweep)
 
 
-@pytest.mark.parametrize("seconds", [0.3, 2.0, 4.0])
-def test_ctrl_c_while_it_starts_leaves_nothing_that_hinders(sweep, seconds):
-    with sweep.start() as process:
-        try:
-            process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+def test_ctrl_c_while_it_starts_leaves_nothing_that_hinders(sweep):
+    for seconds in (0.3, 2.0, 4.5):
+        with sweep.start() as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=seconds)
             os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    if process.returncode == -signal.SIGINT:  # while Python still imports
-        assert seconds < 1
-    else:
-        assert process.returncode == 130, out + err
-        assert "Traceback" not in out + err
-    wait_for(lambda: not sweep.living(), 15, "all processes gone")
+            out, err = process.communicate(timeout=60)
+        if process.returncode == -signal.SIGINT:  # while Python still imports
+            assert seconds < 1
+        else:
+            assert process.returncode == 130, out + err
+            assert "Traceback" not in out + err
+        wait_for(lambda: not sweep.living(), 15, "all processes gone")
     check_goes_on(sweep)
 
 

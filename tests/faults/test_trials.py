@@ -79,7 +79,6 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_and_the_slot_goes_on
     assert ended.returncode == 0, ended.stderr
     assert end(sweep, 0)[0] == "FAILED"
     assert "out of memory: Ray ended its worker" in end(sweep, 0)[1]
-    assert starts(sweep, 0) == [None, 1]
     assert sweep.states()[1] == "COMPLETE"
     sweep.check(trials=2)
 
@@ -92,19 +91,15 @@ def test_a_trial_that_the_kernel_kills_for_its_memory_fails_and_the_slot_goes_on
     try:
         (group / "memory.limit_in_bytes").write_text("3G")
         with sweep.start() as process:
-            confined: set[int | None] = {None}
-            while process.poll() is None and len(confined) < 3:
-                if (pid := owner(sweep, 0)) not in confined:
-                    with contextlib.suppress(ProcessLookupError):
-                        (group / "cgroup.procs").write_text(str(pid))
-                    confined.add(pid)
+            wait_for(lambda: owner(sweep, 0), 120, "a worker")
+            (group / "cgroup.procs").write_text(str(owner(sweep, 0)))
             _, err = process.communicate(timeout=240)
         kills = (group / "memory.oom_control").read_text()
     finally:
         wait_for(lambda: not (group / "cgroup.procs").read_text(), 60, "no process left in the group")
         group.rmdir()
     assert process.returncode == 0, err
-    assert "oom_kill 2" in kills
+    assert "oom_kill 1" in kills
     assert end(sweep, 0)[0] == "FAILED"
     assert "the kernel (out of memory?)" in end(sweep, 0)[1]
     assert sweep.states()[1] == "COMPLETE"
@@ -118,7 +113,7 @@ def greedy(home: Path) -> Sweep:
         "space": {"optim.batch_size": {"choice": [8, 400]}},
         "known": [{"optim.batch_size": 400}, {"optim.batch_size": 8}],
         "trials": 2,
-        "retries": 1,
+        "retries": 0,
         "train": epochs(1, data=data),
     }
     return Sweep(home, settings=QUIET | settings)

@@ -351,3 +351,27 @@ def test_a_trial_that_was_half_drawn_is_the_one_of_an_undisturbed_study(sampler,
     study = struck.open()
     finish(study, before)
     assert run_one(study) == expected[before + 1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("reported", [0, 3], ids=["at once", "after three good epochs"])
+def test_samplers_stay_away_from_where_trials_diverge(sampler, reported):
+    """Everything above a learning rate of 0.012 diverges, a third of the range; the best lies at 0.001."""
+    space = dimensions({"optim.lr": {"log_uniform": [1e-4, 1e-1]}, "loss.star_weight": {"log_uniform": [0.01, 100]}})
+    late = []
+    for seed in range(3):
+        study = Study.open("sqlite://", f"faces{seed}", space, SamplerConfig(name=sampler), seed, {}, [])
+        for number in range(40):
+            params = study.ask().params
+            diverges = params["optim.lr"] > 0.012
+            nme = (
+                0.05
+                + 0.01 * abs(math.log10(params["optim.lr"]) + 3)
+                + 0.01 * abs(math.log10(params["loss.star_weight"]))
+            )
+            for epoch in range(1, 1 + (reported if diverges else 4)):
+                study.report(number, epoch, 0.01 if diverges else nme)
+            study.tell(number, State.DIVERGED if diverges else State.COMPLETE, seconds=1.0)
+            if number >= 20:
+                late.append(diverges)
+    assert sum(late) / len(late) <= 0.15  # a third, if they did not care
