@@ -17,7 +17,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --ignore tests/faults
 
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile
 
 audit: $(READY)
 	$(BIN)/python -m pip install --quiet pip-audit

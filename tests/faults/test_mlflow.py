@@ -23,7 +23,7 @@ from sweep.events import EventKind
 from sweep.projection import RUN_STATUS, Progress
 from sweep.tracking import _connect
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]  # all wait for the same sweeps
+pytestmark = pytest.mark.slow
 
 USER, SECRET = "sweeper", "s3cretMARKofThisTest"
 RIGHT, WRONG = f"{USER}:{SECRET}@", f"{USER}:not{SECRET}@"
