@@ -74,7 +74,8 @@ def _describe(packing: Packing) -> str:
 
 def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list[str]:
     epochs = config.train.optim.epochs
-    trial = epochs * (faces / speed.images_per_second + speed.validation_seconds)
+    epoch = faces / speed.images_per_second + speed.validation_seconds
+    trial = epochs * epoch
     rounds = math.ceil(config.trials / slots)
     kept = min(config.keep, config.trials)
     disk = slots * speed.state_bytes + (kept + slots) * speed.state_bytes // 3
@@ -85,6 +86,10 @@ def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list
     ]
     if config.hours and trial * rounds > config.hours * 3600:
         lines.append(f"  budget     {format_seconds(config.hours * 3600)} may end it before {config.trials} trials")
+    if config.timeout_minutes and epoch > config.timeout_minutes * 30:
+        lines.append(
+            f"  timeout    an epoch takes {format_seconds(epoch)}: raise timeout_minutes = {config.timeout_minutes:g}"
+        )
     return lines
 
 

@@ -61,9 +61,10 @@ def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
     monkeypatch.setattr(preflight, "check_local", lambda config: 2)
     small = [text for key, value in SMALL.items() for text in (f"--train.{key}", str(value))]
     words = ["--dry-run", "--output", str(tmp_path / "out"), "--trials", "10", "--train.data.cache_dir", str(tmp_path)]
-    assert run.main([*words, *small]) == 0
+    assert run.main([*words, *small, "--timeout_minutes", "0.05"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "100.0 images/s a trial" in text
+    assert "timeout an epoch takes 2 s: raise timeout_minutes = 0.05" in text
     assert "2 trials at once with 1 thread: 200.0 images/s together, as configured" in text
     assert "1 trial at once with 2 threads: 250.0 images/s together (+25%; try --resources.cpus 2)" in text
     assert "16 training and 4 validation faces" in text

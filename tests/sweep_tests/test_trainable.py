@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,3 +83,18 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
     assert [result[trainable.TRIAL] for result in reported] == [0, 1, 1, 1]  # stopped at once; two epochs and the end
     assert len(networks) == 2
     assert alive_at_start == [0, 0]
+
+
+def test_a_trial_that_is_silent_for_long_leaves_its_stacks_behind(tmp_path):
+    path = tmp_path / trainable.HUNG_FILE
+    with trainable._Watchdog(path, 0.5) as watchdog:
+        for _ in range(4):  # it reports often enough
+            time.sleep(0.3)
+            watchdog.rest()
+        assert path.read_text() == ""
+        time.sleep(1)
+        assert "test_a_trial_that_is_silent_for_long" in path.read_text()
+    assert not path.exists()
+    with trainable._Watchdog(path, None):  # never
+        time.sleep(0.1)
+        assert path.read_text() == ""
