@@ -14,10 +14,10 @@ run: $(READY)
 	$(BIN)/python -m sweep.run
 
 test: $(READY)
-	$(BIN)/python -m pytest --ignore tests/faults
+	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 2 --dist loadfile
 
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 audit: $(READY)
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweep.config import load_sweep
+from sweep.secrets import redact
 from sweep.session import EVENTS_FILE, make_projector
 from sweep.tracking import TrackingUnavailable
 from trainer.settings import ArgumentParser, ConfigError
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         sent = make_projector(config).catch_up()
     except (ConfigError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(redact(str(error)))
     except TrackingUnavailable as error:
         print(f"{error}; try again later", file=sys.stderr)
         return 1

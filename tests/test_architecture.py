@@ -64,7 +64,9 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
         assert package not in packages(path) or here in homes, f"{package} belongs into {sorted(homes)}"
 
 
-@pytest.mark.parametrize(("package", "home"), [(package, home) for package, homes in HOMES.items() for home in homes])
+@pytest.mark.parametrize(
+    ("package", "home"), [(package, home) for package, homes in HOMES.items() for home in sorted(homes)]
+)
 def test_the_homes_are_lived_in(package: str, home: str) -> None:
     assert package in packages(PROJECT / home)
 

@@ -124,6 +124,7 @@ def test_the_next_call_of_the_sweep_sends_the_rest_too(config, tmp_path, capsys)
         (["nowhere"], "nowhere: no sweep of this name in outputs"),
         (["faces", "--output", "elsewhere"], "faces: no sweep of this name in elsewhere"),
         (["out/faces", "--mlflow_uri", "file:./mlruns"], "MLflow no longer stores runs in a plain folder"),
+        (["out/faces", "--mlflow_uri", "sqlite://me:secret@host"], "sqlite://me:***@host"),
         (["out/faces", "--mlflow_ur", "x"], "--mlflow_ur: unknown option (nearest valid key: mlflow_uri)"),
     ],
 )
