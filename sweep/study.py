@@ -215,13 +215,14 @@ class Study:
         record = self._records[number]
         if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
             raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
+        seconds = round(seconds, 3)  # as it is stored, or the leaderboard would change when the study is opened again
         self._patiently(lambda: self._tell(self._live[number], state, seconds, reason))
         del self._live[number]
         self._change(number, state=state, reason=reason, seconds=seconds)
 
     def _tell(self, trial: optuna.Trial, state: State, seconds: float, reason: str | None) -> None:
         trial.set_user_attr(_STATE, state.value)
-        trial.set_user_attr(_SECONDS, round(seconds, 3))
+        trial.set_user_attr(_SECONDS, seconds)
         if reason is not None:
             trial.set_user_attr(_REASON, reason)
         value = self._records[trial.number].best_nme if state is State.COMPLETE else None

@@ -221,7 +221,7 @@ def test_ends_are_told_truthfully(state, told, value, make):
     assert (again.state, again.curve, again.seconds) == (state, {1: 0.5, 2: 0.25}, 12.346)
     assert again.reason == (None if state is State.COMPLETE else "because")
     assert (again.best_nme, again.epochs) == (0.25, 2)
-    assert study.record(0).state is state
+    assert (study.record(0).state, study.record(0).seconds) == (state, again.seconds)
 
 
 @pytest.mark.parametrize("state", [State.PRUNED, State.DIVERGED, State.FAILED])
