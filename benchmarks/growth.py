@@ -158,7 +158,7 @@ def _epochs(star_weight: float, lr: float) -> Iterator[dict[str, float]]:
 def _run_ours(config: SweepConfig) -> Sweep:
     from rich.console import Console
 
-    from sweep import session, trainable
+    from sweep import folder, session, trainable
     from sweep.events import Event, EventKind, EventLog
 
     clock: list[float] = []
@@ -176,13 +176,13 @@ def _run_ours(config: SweepConfig) -> Sweep:
     with open(os.devnull, "w") as nowhere:
         session.run_sweep(config, Console(file=nowhere), "growth")
     cpu = time.process_time() - clock[0]
-    if not session.make_projector(config).finished:
+    if not folder.make_projector(config).finished:
         raise RuntimeError("MLflow has not got everything in time")
-    with EventLog(config.folder / session.EVENTS_FILE) as log:
+    with EventLog(config.folder / folder.EVENTS_FILE) as log:
         events = [event for event, _ in log.read()]
     reports = [event.time for event in events if event.kind is EventKind.REPORT]
     ends = [event.time for event in events if event.kind is EventKind.TRIAL_ENDED]
-    return _sweep(OURS, reports, ends, cpu, (config.folder / session.MLFLOW_STATE_FILE).stat().st_mtime)
+    return _sweep(OURS, reports, ends, cpu, (config.folder / folder.MLFLOW_STATE_FILE).stat().st_mtime)
 
 
 def _do_nothing(assignment: dict[str, Any]) -> None:

@@ -65,11 +65,17 @@ class SweepConfig(Section):
     pruner: PrunerConfig = PrunerConfig()
     resources: ResourcesConfig = ResourcesConfig()
     space: dict[str, dict[str, list[Any]]] = Field(description="setting of train -> kind and values [mapping]")
+    report: bool = Field(True, description="write report.html at the end of the sweep")
     known: list[dict[str, Any]] = Field([], description="configurations tried first [list of mappings]")
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:
+        if self.train.data.train_on != "train":
+            raise ValueError(
+                f"train.data.train_on = {self.train.data.train_on!r}: trials are judged on the validation faces, and "
+                "never trained on them (sweep.rerun --final does that with the winner)"
+            )
         dimensions = self.dimensions  # checked even where no known configuration is
         for i, params in enumerate(self.known):
             check_params(params, dimensions, self.train, f"known[{i}]")

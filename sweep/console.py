@@ -15,8 +15,8 @@ from rich.text import Text
 from sweep.config import SweepConfig
 from sweep.events import Event, EventKind
 from sweep.leaderboard import best, rank, summary_line
+from sweep.records import State, TrialRecord
 from sweep.space import format_params, format_value, short_name
-from sweep.study import State, TrialRecord
 
 _STYLES = {
     State.RUNNING: "cyan",

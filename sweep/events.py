@@ -1,7 +1,8 @@
 """The event log of a sweep: every report of every trial, one JSON object a line, on disk before it is acknowledged.
 
-The study holds the truth about trials; this file holds the full history of metrics, which MLflow is a projection of. It
-is only ever appended to, by the one driver; any number of processes may read it meanwhile. Times are seconds since the
+The study holds the truth about trials; this file holds the full history of metrics, which MLflow is a projection of,
+and what reruns and the test split have shown since. It is only ever appended to, by the one process that holds the
+sweep's lock; any number of processes may read it meanwhile. Times are seconds since the
 epoch as the driver's clock gave them; they may go backwards where that clock was set back.
 """
 
@@ -27,6 +28,9 @@ class EventKind(StrEnum):
     TRIAL_ENDED = "trial_ended"
     TRIAL_INTERRUPTED = "trial_interrupted"
     SWEEP_ENDED = "sweep_ended"
+    RERUN = "rerun"  # a training run beside the trials: a config again, with other seeds, or as the final model
+    TEST_READ = "test_read"  # noted before the test split is read
+    FINDING = "finding"  # what reruns have shown
 
 
 _FIELDS: dict[EventKind, frozenset[str]] = {
@@ -36,15 +40,19 @@ _FIELDS: dict[EventKind, frozenset[str]] = {
     EventKind.TRIAL_ENDED: frozenset({"state", "reason", "best_nme"}),
     EventKind.TRIAL_INTERRUPTED: frozenset(),
     EventKind.SWEEP_ENDED: frozenset({"state", "summary", "best_trial", "artifacts"}),
+    EventKind.RERUN: frozenset({"run", "purpose", "of", "state", "reason", "params", "config", "started", "history"}),
+    EventKind.TEST_READ: frozenset({"reading", "networks"}),
+    EventKind.FINDING: frozenset({"about", "metrics", "detail"}),
 }
-_OF_THE_SWEEP = frozenset({EventKind.SWEEP_STARTED, EventKind.SWEEP_ENDED})
+_OF_A_TRIAL = frozenset({EventKind.TRIAL_STARTED, EventKind.REPORT, EventKind.TRIAL_ENDED, EventKind.TRIAL_INTERRUPTED})
 _STATES: dict[EventKind, frozenset[str]] = {
     EventKind.TRIAL_ENDED: frozenset({"COMPLETE", "PRUNED", "FAILED", "DIVERGED"}),
     EventKind.SWEEP_ENDED: frozenset({"FINISHED", "KILLED", "FAILED"}),
+    EventKind.RERUN: frozenset({"COMPLETE", "FAILED", "DIVERGED"}),
 }
 # Strict JSON has no NaN: these spellings stand for it, and are read back as floats only where numbers are expected.
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_NUMERIC_FIELDS = frozenset({"metrics", "params", "config", "best_nme"})
+_NUMERIC_FIELDS = frozenset({"metrics", "params", "config", "best_nme", "history", "detail"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Event:
     def __post_init__(self) -> None:
         if missing := _FIELDS[self.kind] - self.data.keys():
             raise ValueError(f"event {self.kind}: must hold {sorted(_FIELDS[self.kind])}, but lacks {sorted(missing)}")
-        if (self.trial is None) != (self.kind in _OF_THE_SWEEP):
+        if (self.trial is None) == (self.kind in _OF_A_TRIAL):
             raise ValueError(f"event {self.kind}: a trial number is for events of a trial, but got trial={self.trial}")
         allowed = _STATES.get(self.kind)
         if allowed and self.data["state"] not in allowed:

@@ -44,9 +44,9 @@ from ray.tune.search import Searcher
 from sweep import trainable
 from sweep.config import SweepConfig
 from sweep.ledger import Ledger
+from sweep.records import State
 from sweep.resources import limit_slots
 from sweep.stop import StopRequest
-from sweep.study import State
 from trainer.disk import DiskFullError
 
 logger = logging.getLogger(__name__)

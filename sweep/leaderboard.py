@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from sweep.records import State, TrialRecord
 from sweep.space import format_value, short_name
-from sweep.study import State, TrialRecord
 
 _ORDER = {State.COMPLETE: 0, State.PRUNED: 1, State.RUNNING: 1, State.DIVERGED: 2, State.FAILED: 3}
 

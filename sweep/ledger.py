@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from sweep.config import SweepConfig
 from sweep.events import Event, EventKind, EventLog
 from sweep.pruning import should_prune
-from sweep.study import State, Study, TrialRecord
+from sweep.records import State, TrialRecord
+from sweep.study import Study
 from trainer.config import TrainConfig
 
 OBJECTIVE = "best_nme"

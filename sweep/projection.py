@@ -68,7 +68,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def trial_name(trial: int, params: Mapping[str, Any]) -> str:
+def trial_name(trial: int | str, params: Mapping[str, Any]) -> str:
     """As in "7 star_weight=1.2 lr=0.001": the last part of each name, numbers with three digits."""
     shown = {key.rpartition(".")[2]: f"{v:.3g}" if isinstance(v, float) else str(v) for key, v in params.items()}
     return " ".join([str(trial), *(f"{key}={value}" for key, value in shown.items())])
@@ -93,6 +93,14 @@ def fold(
             _start_trial(update, event)
         elif event.kind is EventKind.SWEEP_ENDED:
             _end_sweep(updates, event, best_of)
+        elif event.kind is EventKind.RERUN:
+            _add_rerun(updates.setdefault(event.data["run"], RunUpdate()), event)
+        elif event.kind is EventKind.TEST_READ:
+            update.tags["test.readings"] = str(event.data["reading"])
+        elif event.kind is EventKind.FINDING:
+            update.metrics += [(key, float(value), _ms(event.time), 0) for key, value in event.data["metrics"].items()]
+            update.tags |= {key: str(value)[:_MAX_TAG] for key, value in event.data.get("tags", {}).items()}
+            update.artifacts += [Artifact(path=str(path)) for path in event.data.get("artifacts", [])]
         else:
             _end_trial(update, event)
     return updates
@@ -141,11 +149,29 @@ def _start_trial(update: RunUpdate, event: Event) -> None:
 
 def _end_trial(update: RunUpdate, event: Event) -> None:
     state = str(event.data["state"]) if event.kind is EventKind.TRIAL_ENDED else "INTERRUPTED"
-    update.tags["starsweep.state"] = state
-    if event.data.get("reason"):
-        update.tags["starsweep.reason"] = str(event.data["reason"])[:_MAX_TAG]
-    update.status, update.ended = RUN_STATUS.get(state, "KILLED"), _ms(event.time)
+    _end_as(update, state, event.data.get("reason"))
+    update.ended = _ms(event.time)
     update.artifacts += [Artifact(path=str(path)) for path in event.data.get("artifacts", [])]
+
+
+def _end_as(update: RunUpdate, state: str, reason: str | None) -> None:
+    update.tags["starsweep.state"] = state
+    if reason:
+        update.tags["starsweep.reason"] = reason[:_MAX_TAG]
+    update.status = RUN_STATUS.get(state, "KILLED")
+
+
+def _add_rerun(update: RunUpdate, event: Event) -> None:
+    data, when = event.data, _ms(event.time)
+    update.started, update.ended = _ms(data["started"]), when
+    update.name = trial_name(data["run"], data["params"])
+    update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
+    update.tags["starsweep.folder"] = update.params.pop("run.output", "")[:_MAX_TAG]
+    update.tags |= {"starsweep.purpose": data["purpose"], "starsweep.of": str(data["of"])}
+    for step, row in enumerate(data["history"], 1):
+        update.metrics += [(key, float(value), when, step) for key, value in row.items()]
+    update.artifacts.append(Artifact(name="config.yaml", text=yaml.safe_dump(data["config"], sort_keys=False)))
+    _end_as(update, data["state"], data["reason"])
 
 
 def _ms(seconds: float) -> int:

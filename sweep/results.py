@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sweep.config import SweepConfig
 from sweep.leaderboard import best, rank, rank_key
-from sweep.study import TrialRecord
+from sweep.records import TrialRecord
 
 LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
 

@@ -11,6 +11,7 @@ from typing import TextIO, cast
 from rich.console import Console
 
 from sweep.config import SweepConfig, load_sweep
+from sweep.folder import python_command
 from sweep.outlet import Outlet
 from sweep.secrets import redact
 from trainer.settings import ArgumentParser, ConfigError
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             console.print(dry_run(config), highlight=False, markup=False, soft_wrap=True)
             return 0
-        from sweep.session import python_command, run_sweep
+        from sweep.session import run_sweep
 
         return run_sweep(config, console, shlex.join([python_command(), "-m", "sweep.run", *words]))
     except ConfigError as error:

@@ -7,36 +7,30 @@ import json
 import logging
 import os
 import shlex
-import shutil
-import sys
 import threading
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.logging import RichHandler
 
 from sweep import leaderboard
 from sweep.config import SweepConfig
 from sweep.console import Board, results_table
 from sweep.events import Event, EventKind, EventLog
+from sweep.folder import CONFIG_FILE, EVENTS_FILE, LOG_FILE, locked, logging_into, make_projector, python_command
 from sweep.ledger import Ledger
 from sweep.provenance import provenance
-from sweep.report import render
 from sweep.resources import check_local
 from sweep.results import BEST_FILE, LEADERBOARD_FILE, Results
-from sweep.secrets import RedactingFormatter, redact
+from sweep.secrets import redact
 from sweep.stop import INTERRUPTED, StopRequest
 from sweep.study import Study, StudyMismatchError, StudyStorageError
-from sweep.tracking import Projector, resolve_uri
+from sweep.tracking import resolve_uri
 from sweep.writer import BackgroundWriter
 from trainer.disk import writing
 from trainer.settings import ConfigError
 
 logger = logging.getLogger(__name__)
 
-EVENTS_FILE, MLFLOW_STATE_FILE = "events.jsonl", "mlflow.json"
 _CLOSING_SECONDS = 30.0  # how long the end of a sweep waits for MLflow
 
 
@@ -61,11 +55,8 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(writing(config.folder))
         config.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.enter_context(FileLock(config.folder / ".lock").acquire(timeout=0))
-        except Timeout:
-            raise ConfigError(f"name = {config.name!r}: this sweep is running already, in {config.folder}") from None
-        stack.enter_context(_logging(config.folder / "sweep.log", console))
+        stack.enter_context(locked(config))
+        stack.enter_context(logging_into(config.folder / LOG_FILE, console))
         # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
         slots, stop = 0, stack.enter_context(StopRequest())
@@ -97,7 +88,7 @@ def _run_opened(
 ) -> int:
     """Runs what is left, with everything noted; see `run_sweep` for the exit code."""
     state = "FAILED"
-    config.dump(config.folder / "sweep.yaml")
+    config.dump(config.folder / CONFIG_FILE)
     with EventLog(config.folder / EVENTS_FILE) as log:
         started = _sweep_started(config, command)
         _warn_of_other_versions(log, started.data["tags"])
@@ -117,20 +108,6 @@ def _run_opened(
     if stop.by_user:
         return INTERRUPTED
     return 0 if stop or leaderboard.best(ledger.records) else 1
-
-
-def make_projector(config: SweepConfig) -> Projector:
-    """The projection of a sweep's event log into its MLflow store."""
-    output = config.folder.parent
-    uri = resolve_uri(config.mlflow_uri, output)
-    return Projector(
-        config.folder / EVENTS_FILE,
-        uri,
-        config.mlflow_experiment,
-        config.folder / MLFLOW_STATE_FILE,
-        output / "mlartifacts",
-        render,
-    )
 
 
 def _run_trials(
@@ -271,39 +248,3 @@ def _conclude(
         say(f"rerun the best:     {python} -m trainer.train {shlex.quote(f'{folder}/{BEST_FILE}')}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")
-
-
-def python_command() -> str:
-    """How the user calls this Python: as python if that is it, else by its path, relative where it lies below."""
-    if shutil.which("python") == sys.executable:
-        return "python"
-    path = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if path.startswith("..") else path)
-
-
-@contextlib.contextmanager
-def _logging(path: Path, console: Console) -> Iterator[None]:
-    """Everything into the sweep's log file, warnings on the console too."""
-    file = _LogFile(path, encoding="utf-8")
-    file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    shown = RichHandler(level=logging.WARNING, console=console, show_path=False, show_time=False)
-    shown.setFormatter(RedactingFormatter("%(message)s"))
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.INFO)
-    for handler in (file, shown):
-        root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        for handler in (file, shown):
-            root.removeHandler(handler)
-        file.close()
-
-
-class _LogFile(logging.FileHandler):
-    """Does without the lines for which the disk has no room."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass

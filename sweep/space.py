@@ -130,6 +130,8 @@ def _check_key(dimension: Dimension) -> None:
         raise ConfigError(f"space.{dimension.key}: settings of section run are not searched")
     if dimension.key == "optim.epochs":
         raise ConfigError("space.optim.epochs: trials are compared epoch by epoch, so all must have as many")
+    if dimension.key == "data.train_on":
+        raise ConfigError("space.data.train_on: trials are judged on the validation faces, and never trained on them")
     if dimension.key not in valid:
         raise ConfigError(f"space.{dimension.key}: the trainer has no such setting{nearest(dimension.key, valid)}")
 

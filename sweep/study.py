@@ -14,8 +14,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, TypeVar
 
 import optuna
@@ -29,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from sweep.config import SamplerConfig, differences
+from sweep.records import State, TrialRecord
 from sweep.secrets import redact
 from sweep.space import Dimension, Params
 
@@ -42,46 +41,12 @@ _LONGEST_PAUSE = 15.0  # seconds between two attempts
 _DECISIVE, _STATE, _REASON, _SECONDS = "decisive", "state", "reason", "seconds"
 
 
-class State(StrEnum):
-    """State of a trial. DIVERGED is told to Optuna as pruned, so that the sampler learns from it."""
-
-    RUNNING = "RUNNING"
-    COMPLETE = "COMPLETE"
-    PRUNED = "PRUNED"
-    DIVERGED = "DIVERGED"
-    FAILED = "FAILED"
-
-    @property
-    def finished(self) -> bool:
-        return self is not State.RUNNING
-
-
 _TOLD = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.DIVERGED: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
 }
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """What the study knows of one trial. `curve` is epoch -> best validation NME so far, a fraction."""
-
-    number: int
-    params: Params
-    state: State
-    curve: Mapping[int, float] = field(default_factory=dict)
-    reason: str | None = None
-    seconds: float = 0.0
-
-    @property
-    def best_nme(self) -> float | None:
-        return self.curve[max(self.curve)] if self.curve else None
-
-    @property
-    def epochs(self) -> int:
-        return max(self.curve, default=0)
 
 
 class _SamplersView(optuna.Study):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweep.config import load_sweep
+from sweep.folder import CONFIG_FILE, find_sweep, make_projector
 from sweep.secrets import redact
-from sweep.session import EVENTS_FILE, make_projector
 from sweep.tracking import TrackingUnavailable
 from trainer.settings import ArgumentParser, ConfigError
 
@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mlflow_uri", metavar="URI", help="MLflow store, if not the one that the sweep was run with")
     arguments = parser.parse(argv)
     try:
-        folder = _find(arguments.sweep, Path(arguments.output))
+        folder = find_sweep(arguments.sweep, Path(arguments.output))
         overrides = {"mlflow_uri": arguments.mlflow_uri} if arguments.mlflow_uri else {}
-        config = load_sweep(folder / "sweep.yaml", {**overrides, "output": str(folder.parent), "name": folder.name})
+        config = load_sweep(folder / CONFIG_FILE, {**overrides, "output": str(folder.parent), "name": folder.name})
         if config.mlflow_uri and "***" in config.mlflow_uri:
             raise ConfigError(
                 f"mlflow_uri: {config.mlflow_uri} is kept without its password; give it with --mlflow_uri"
@@ -36,13 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{sent} events sent; MLflow has all of sweep {config.name}")
     return 0
-
-
-def _find(name: str, output: Path) -> Path:
-    for folder in (output / name, Path(name)):
-        if (folder / EVENTS_FILE).exists():
-            return folder.resolve()
-    raise ConfigError(f"{name}: no sweep of this name in {output}, nor a folder with {EVENTS_FILE}")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "Faces", "Split", "draw", "read_split", "synthetic_indices"]
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "train+val"]
+_Part = Literal["train", "val", "test"]
 
 _WFLW_LISTS: Final = "WFLW_annotations/list_98pt_rect_attr_train_test"
-_DEFAULT_LISTS: Final[dict[str, dict[Split, str]]] = {
+_DEFAULT_LISTS: Final[dict[str, dict[_Part, str]]] = {
     "wflw": {
         "train": f"{_WFLW_LISTS}/list_98pt_rect_attr_train.txt",
         "test": f"{_WFLW_LISTS}/list_98pt_rect_attr_test.txt",
@@ -43,8 +44,8 @@ _PICTURES: Final[dict[str, tuple[str, ...]]] = {
     "w300": ("FOLDER/NAME.jpg ... (pictures, as named in the lists)", "FOLDER/NAME.pts ... (landmarks of each)"),
     "coco": ("images/NAME.jpg ... (pictures, as file_name says)",),
 }
-_SYNTHETIC_FACES: Final[dict[Split, int]] = {"train": 1600, "val": 200, "test": 300}
-_SYNTHETIC_OFFSETS: Final[dict[Split, int]] = {"train": 0, "val": 10_000_000, "test": 20_000_000}
+_SYNTHETIC_FACES: Final[dict[_Part, int]] = {"train": 1600, "val": 200, "test": 300}
+_SYNTHETIC_OFFSETS: Final[dict[_Part, int]] = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 _MOST_PIXELS: Final = 1_000_000  # no picture is so large
 _PERSON: Final = re.compile(r"[A-Za-z]+\d+_\d+")
 
@@ -107,6 +108,8 @@ def read_split(config: DataConfig, split: Split) -> Faces:
     """
     if config.kind == "synthetic":
         return _read_synthetic(config, split)
+    if split == "train+val":
+        return _joined(read_split(config, "train"), read_split(config, "val"))
     cut = config.val_list is None and split != "test"
     faces = _read_list(config, _list_path(config, "train" if cut else split))
     if cut:
@@ -115,8 +118,10 @@ def read_split(config: DataConfig, split: Split) -> Faces:
     return _limit(faces, config, split)
 
 
-def synthetic_indices(config: DataConfig, split: Split) -> range:
-    """Indices of the procedural faces of a split; no index is in two splits."""
+def synthetic_indices(config: DataConfig, split: Split) -> Sequence[int]:
+    """Indices of the procedural faces of a split; no index is in train, val and test twice."""
+    if split == "train+val":
+        return [*synthetic_indices(config, "train"), *synthetic_indices(config, "val")]
     count = _wanted(config, split) or _SYNTHETIC_FACES[split]
     start = _SYNTHETIC_OFFSETS[split]
     return range(start, start + count)
@@ -127,8 +132,23 @@ def draw(config: DataConfig, index: int) -> SyntheticFace:
     return draw_face(config.synthetic_seed, index, size=config.image_size * 5 // 4)
 
 
-def _wanted(config: DataConfig, split: Split) -> int | None:
+def _wanted(config: DataConfig, split: _Part) -> int | None:
     return {"train": config.train_faces, "val": config.val_faces, "test": config.test_faces}[split]
+
+
+def _joined(first: Faces, second: Faces) -> Faces:
+    """Both tables, one after the other; they are of one data set."""
+    both = first.attributes is not None and second.attributes is not None
+    return Faces(
+        first.layout,
+        first.pictures + second.pictures,
+        np.concatenate([first.landmarks, second.landmarks]),
+        np.concatenate([first.boxes, second.boxes]),
+        np.concatenate([first.attributes, second.attributes]) if both else None,
+        first.groups + second.groups,
+        first.origins + second.origins,
+        first.skipped + second.skipped,
+    )
 
 
 def _read_synthetic(config: DataConfig, split: Split) -> Faces:
@@ -146,10 +166,10 @@ def _read_synthetic(config: DataConfig, split: Split) -> Faces:
     )
 
 
-def _list_path(config: DataConfig, split: Split) -> Path:
+def _list_path(config: DataConfig, split: _Part) -> Path:
     """Path of a split's list; a DataError showing the expected tree where it or its root is missing."""
     root = _root(config)
-    lists: dict[Split, str | None] = {"train": config.train_list, "val": config.val_list, "test": config.test_list}
+    lists: dict[_Part, str | None] = {"train": config.train_list, "val": config.val_list, "test": config.test_list}
     names = {part: name or _DEFAULT_LISTS[config.kind].get(part) for part, name in lists.items()}
     path = root / str(names[split])
     pictures = root / "WFLW_images"
@@ -236,7 +256,7 @@ def _persons(pictures: Sequence[str]) -> tuple[str, ...]:
     return tuple(pictures)
 
 
-def _cut(groups: Sequence[str], config: DataConfig, split: Split) -> list[int]:
+def _cut(groups: Sequence[str], config: DataConfig, split: _Part) -> list[int]:
     """Rows of the training or validation side of the cut."""
     names = sorted(set(groups))
     count = max(1, round(config.val_fraction * len(names)))
@@ -250,7 +270,7 @@ def _cut(groups: Sequence[str], config: DataConfig, split: Split) -> list[int]:
     return [row for row, group in enumerate(groups) if (group in held) == (split == "val")]
 
 
-def _limit(faces: Faces, config: DataConfig, split: Split) -> Faces:
+def _limit(faces: Faces, config: DataConfig, split: _Part) -> Faces:
     wanted = _wanted(config, split)
     if wanted is None:
         return faces

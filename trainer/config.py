@@ -58,6 +58,9 @@ class DataConfig(Section):
     train_list: str | None = Field(None, description="training list under root; null: the reader's usual name [path]")
     val_list: str | None = Field(None, description="validation list; null: val_fraction is cut from training [path]")
     test_list: str | None = Field(None, description="list of test faces; null: the reader's usual name [path]")
+    train_on: Literal["train", "train+val"] = Field(
+        "train", description="faces trained on; train+val: for a final model, which no validation judges any more"
+    )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of training groups cut for validation [fraction]")
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of that cut and of the *_faces samples [integer]")
     train_faces: int | None = Field(None, ge=1, description="training faces used; null: all (synthetic: 1600) [faces]")

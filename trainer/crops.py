@@ -81,6 +81,15 @@ class CropSplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    def fingerprint(self) -> str:
+        """Hash of the files' names and the annotations, the same wherever the data set lies."""
+        digest = hashlib.sha256()
+        for name in self.pictures:
+            digest.update(f"{'/'.join(Path(name).parts[-2:])}\n".encode())
+        for table in (self.landmarks, self.visible, self.norms):
+            digest.update(np.ascontiguousarray(table).tobytes())
+        return digest.hexdigest()[:16]
+
     @property
     def margin(self) -> int:
         """Pixels of the canvas on each side of the central square."""
@@ -151,7 +160,7 @@ def _synthetic_source(config: DataConfig, split: Split) -> _Source:
         face = draw(config, indices[row])
         return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes)
 
-    return _Source(names, names, (), (config.synthetic_seed, indices.start, len(indices), code.hexdigest()), fetch)
+    return _Source(names, names, (), (config.synthetic_seed, list(indices), code.hexdigest()), fetch)
 
 
 def _file_source(config: DataConfig, split: Split) -> _Source:

@@ -43,7 +43,10 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave: `best_nme` is the lowest validation NME of any epoch, a fraction; its weights are in best.pt."""
+    """What a run gave: `best_nme` is the lowest validation NME of any epoch, a fraction; its weights are in best.pt.
+
+    Where validation faces were trained on too (data.train_on), best.pt holds the last epoch and `best_nme` is infinite.
+    """
 
     folder: Path
     best_nme: float
@@ -120,7 +123,8 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
 def _train(config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None) -> TrainResult:
     folder.mkdir(parents=True, exist_ok=True)
     config.dump(folder / CONFIG_FILE)
-    training, validation = load_split(config.data, "train"), load_split(config.data, "val")
+    training = load_split(config.data, config.data.train_on)
+    validation = load_split(config.data, "val") if config.data.train_on == "train" else None
     run = start_run(config)
     if resume_from is not None:
         run.load_state_dict(checkpoint.load(Path(resume_from), config.identity()))
@@ -150,10 +154,26 @@ def start_run(config: TrainConfig) -> Run:
     return Run(config, device, model, average, build_optimizer(model, config.optim))
 
 
-def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int, folder: Path) -> dict[str, float]:
+def _one_epoch(
+    run: Run, training: CropSplit, validation: CropSplit | None, epoch: int, folder: Path
+) -> dict[str, float]:
     started = perf_counter()
     loss, lr, faces = train_epoch(run, training, epoch)
     trained = perf_counter()
+    found = _validate(run, validation, epoch, lr, folder) if validation is not None else {}
+    if validation is None and epoch == run.config.optim.epochs:  # nothing tells which epoch is best
+        _keep(run, epoch, math.nan, folder)
+    return {
+        **found,
+        "train/loss": loss,
+        "lr": lr,
+        "images_per_second": faces / (trained - started),
+        "epoch_seconds": perf_counter() - started,
+    }
+
+
+def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Path) -> dict[str, float]:
+    """Measures the network and keeps its weights if they are the best so far."""
     evaluation = evaluate(run.evaluated, validation, run.config)
     found = evaluation.summary()
     lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
@@ -163,23 +183,16 @@ def _one_epoch(run: Run, training: CropSplit, validation: CropSplit, epoch: int,
             f"validation NME is no number for {lost} of {len(validation)} faces, epoch {epoch} {settings}"
         )
     if found["nme"] < run.best_nme:
-        run.best_nme, run.best_epoch = found["nme"], epoch
-        best = {
-            "config": run.config.tree(),
-            "model": run.evaluated.state_dict(),
-            "epoch": epoch,
-            "val_nme": found["nme"],
-        }
-        checkpoint.save(best, folder / checkpoint.BEST)
+        run.best_nme = found["nme"]
+        _keep(run, epoch, found["nme"], folder)
         np.save(folder / metrics.FACES_FILE, evaluation.nme)
-    return {
-        "best_nme": run.best_nme,
-        "train/loss": loss,
-        **{f"val/{name}": value for name, value in found.items()},
-        "lr": lr,
-        "images_per_second": faces / (trained - started),
-        "epoch_seconds": perf_counter() - started,
-    }
+    return {"best_nme": run.best_nme, **{f"val/{name}": value for name, value in found.items()}}
+
+
+def _keep(run: Run, epoch: int, nme: float, folder: Path) -> None:
+    run.best_epoch = epoch
+    best = {"config": run.config.tree(), "model": run.evaluated.state_dict(), "epoch": epoch, "val_nme": nme}
+    checkpoint.save(best, folder / checkpoint.BEST)
 
 
 def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:

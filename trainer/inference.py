@@ -21,6 +21,7 @@ from trainer.config import TrainConfig
 from trainer.coords import to_pixels
 from trainer.crops import CropSplit
 from trainer.dataset import evaluation_batches
+from trainer.heatmap import spatial_moments
 from trainer.landmarks import Layout
 from trainer.losses import decode
 from trainer.model import LandmarkNet
@@ -82,6 +83,27 @@ def predict(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor:
         mirrored = decode(run_model(model, pictures.flip(-1), config))[:, config.data.landmarks.flip]
         points = (points + mirrored * mirrored.new_tensor([-1.0, 1.0])) / 2
     return points
+
+
+@torch.inference_mode()
+def locate(
+    model: nn.Module, pictures: NDArray[np.uint8], config: TrainConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Landmarks of pictures (B, S, S, 3), RGB, and how widely their heatmaps spread.
+
+    Returns:
+        Landmarks (B, K, 2) in pixels of the pictures, and covariances (B, K, 2, 2) in square pixels (of the pictures as
+        they are, also where the mirrored ones are averaged in); None instead of these for a head without heatmaps.
+    """
+    size = config.data.image_size
+    tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(next(model.parameters()).device)
+    points = to_pixels(predict(model, tensor, config).cpu().double().numpy(), size)
+    output = run_model(model, tensor, config)
+    if output.ndim != 4:
+        return points, None
+    m = spatial_moments(output)
+    rows = [torch.stack([m.xx, m.xy], -1), torch.stack([m.xy, m.yy], -1)]
+    return points, torch.stack(rows, -2).cpu().double().numpy() * ((size - 1) / 2) ** 2
 
 
 def run_model(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor:

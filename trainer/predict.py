@@ -71,50 +71,71 @@ def predict_picture(
     Raises:
         DataError: the picture cannot be read.
     """
-    import torch
-
-    from trainer.coords import invert, to_pixels, transform
-    from trainer.heatmap import spatial_moments
-    from trainer.inference import predict, run_model
-    from trainer.pictures import crop_face, read_picture
+    from trainer.pictures import read_picture
 
     picture = read_picture(path)
-    size = config.data.image_size
-    box = _whole_picture(picture, config.data.box_scale) if box is None else box
-    crop, matrix = crop_face(picture, box, box_scale=config.data.box_scale, size=size, canvas=size)
-    back = invert(matrix)
-    pictures = torch.from_numpy(crop).permute(2, 0, 1)[None].to(next(model.parameters()).device)
-    with torch.inference_mode():
-        points = to_pixels(predict(model, pictures, config)[0].cpu().double().numpy(), size)
-        output = run_model(model, pictures, config)
-        moments = spatial_moments(output) if output.ndim == 4 else None
-    landmarks = transform(points, back)
+    box = whole_picture(picture, config.data.box_scale) if box is None else box
+    landmarks, covariance = predict_face(picture, box, config, model)
     found = {
         "image": path.name,
         "layout": config.data.landmarks.name,
         "box": [float(v) for v in box],
         "landmarks": landmarks.round(3).tolist(),
     }
-    covariance = None
-    if moments is not None:
-        xx, xy, yy = (m[0].cpu().double().numpy() for m in (moments.xx, moments.xy, moments.yy))
-        pixels = ((size - 1) / 2 * np.linalg.norm(back[:, 0])) ** 2  # from [-1, 1] to the picture's pixels, squared
-        covariance = np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2) * pixels
+    if covariance is not None:
         found["covariance"] = covariance.round(4).tolist()
     return found, draw_overlay(picture, landmarks, covariance)
 
 
+def predict_face(
+    picture: NDArray[np.uint8], box: NDArray[np.floating], config: TrainConfig, model: nn.Module
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Landmarks of one face.
+
+    Args:
+        picture: (H, W, 3), RGB.
+        box: x_min, y_min, x_max, y_max of the face in pixels.
+        config: of the network.
+        model: the network.
+
+    Returns:
+        Landmarks (K, 2) in pixels of the picture and, from heatmaps, covariances (K, 2, 2) in square pixels.
+    """
+    from trainer.coords import invert, transform
+    from trainer.inference import locate
+    from trainer.pictures import crop_face
+
+    size = config.data.image_size
+    crop, matrix = crop_face(picture, box, box_scale=config.data.box_scale, size=size, canvas=size)
+    points, covariance = locate(model, crop[None], config)
+    back = invert(matrix)
+    pixels = np.linalg.norm(back[:, 0]) ** 2  # square pixels of the picture in one of the crop
+    return transform(points[0], back), None if covariance is None else covariance[0] * pixels
+
+
 def draw_overlay(
-    picture: NDArray[np.uint8], landmarks: NDArray[np.floating], covariance: NDArray[np.floating] | None
+    picture: NDArray[np.uint8],
+    landmarks: NDArray[np.floating],
+    covariance: NDArray[np.floating] | None,
+    truth: NDArray[np.floating] | None = None,
 ) -> bytes:
-    """PNG of the picture (enlarged to 512 pixels or more) with dots, and ellipses of one standard deviation."""
+    """PNG of the picture (enlarged to 512 pixels or more) with the landmarks as green dots.
+
+    Ellipses of one standard deviation are drawn around them, and a red line to where the truth is known to lie.
+    """
     import cv2
 
     factor = max(1, -(-512 // max(picture.shape[:2])))
     canvas = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[..., ::-1].copy()
     radius = max(1, max(canvas.shape[:2]) // 300)
-    for i, point in enumerate((landmarks + 0.5) * factor - 0.5):
-        centre = tuple(int(v) for v in np.clip(point, -1e4, 1e5) * 16)
+
+    def place(point: NDArray[np.floating]) -> tuple[int, ...]:
+        """In sixteenths of a pixel of the canvas."""
+        return tuple(int(v) for v in np.clip((point + 0.5) * factor - 0.5, -1e4, 1e5) * 16)
+
+    for i, centre in enumerate(map(place, landmarks)):
+        if truth is not None and np.isfinite(truth[i]).all():
+            cv2.line(canvas, centre, place(truth[i]), (70, 70, 255), radius, cv2.LINE_AA, 4)
         if covariance is not None:
             variances, axes = np.linalg.eigh(covariance[i])
             lengths = tuple(int(v) for v in np.sqrt(variances[::-1].clip(0)) * factor * 16)
@@ -124,7 +145,7 @@ def draw_overlay(
     return bytes(cv2.imencode(".png", canvas)[1])
 
 
-def _whole_picture(picture: NDArray[np.uint8], box_scale: float) -> NDArray[np.float64]:
+def whole_picture(picture: NDArray[np.uint8], box_scale: float) -> NDArray[np.float64]:
     """The box whose enlarged square is the picture's largest centred square."""
     height, width = picture.shape[:2]
     half = max(min(height, width) - 1, 1) / box_scale / 2

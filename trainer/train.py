@@ -69,7 +69,8 @@ def _train(config: TrainConfig, checkpoint: Path | None) -> int:
     except (DataError, CheckpointError, ModelError, engine.NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    print(f"best val NME {result.best_nme:.4%} (epoch {result.best_epoch} of {result.epochs})  {result.folder}")
+    best = f"best val NME {result.best_nme:.4%}" if config.data.train_on == "train" else "trained on train+val"
+    print(f"{best} (epoch {result.best_epoch} of {result.epochs})  {result.folder}")
     return 0
 
 
@@ -84,10 +85,10 @@ class _Progress:
         epoch, row = result.epoch, result.metrics  # type: ignore[attr-defined]
         self._seconds.append(row["epoch_seconds"])
         left = (self._epochs - epoch) * sum(self._seconds[-5:]) / len(self._seconds[-5:])
+        measured = f"val NME {row['val/nme']:7.3%}  best {row['best_nme']:7.3%}  " if "val/nme" in row else ""
         print(
-            f"epoch {epoch:3d}/{self._epochs}  loss {row['train/loss']:8.4f}  val NME {row['val/nme']:7.3%}"
-            f"  best {row['best_nme']:7.3%}  {row['images_per_second']:6.1f} images/s"
-            f"  {time.strftime('%H:%M:%S', time.gmtime(left))} left",
+            f"epoch {epoch:3d}/{self._epochs}  loss {row['train/loss']:8.4f}  {measured}"
+            f"{row['images_per_second']:6.1f} images/s  {time.strftime('%H:%M:%S', time.gmtime(left))} left",
             file=sys.stderr,
         )
 

@@ -437,7 +437,6 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
     session = types.ModuleType("sweep.session")
     session.run_sweep = lambda *_: started.append("sweep") or 0  # type: ignore[attr-defined]
-    session.python_command = lambda: "python"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sweep.session", session)
     monkeypatch.setattr(train, "_train", lambda *_: started.append("train") or 0)
     return started

@@ -11,8 +11,8 @@ from sweep import leaderboard
 from sweep.config import load_sweep
 from sweep.console import Board, format_seconds, results_table
 from sweep.events import Event, EventKind
+from sweep.records import State, TrialRecord
 from sweep.results import Results, kept_trials
-from sweep.study import State, TrialRecord
 from trainer import engine
 from trainer.config import TrainConfig
 

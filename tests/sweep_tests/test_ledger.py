@@ -14,7 +14,8 @@ import yaml
 from sweep.config import SweepConfig, load_sweep
 from sweep.events import Event, EventKind, EventLog, read_events
 from sweep.ledger import Ledger
-from sweep.study import State, Study, TrialRecord
+from sweep.records import State, TrialRecord
+from sweep.study import Study
 
 EPOCHS = 4
 KNOWN = "[{optim.lr: 1e-3, loss.star_weight: 1.0}, {optim.lr: 1e-3, loss.star_weight: 90.0}]"

@@ -13,8 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 from sweep.config import SamplerConfig
+from sweep.records import State
 from sweep.space import Dimension, parse_space
-from sweep.study import State, Study, StudyMismatchError
+from sweep.study import Study, StudyMismatchError
 from trainer.config import TrainConfig
 
 SAMPLERS = ["tpe", "random", "gp", "cmaes"]

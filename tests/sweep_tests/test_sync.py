@@ -10,7 +10,8 @@ from sweep import run, session, sync
 from sweep.config import SweepConfig, load_sweep
 from sweep.events import Event, EventKind, EventLog
 from sweep.ledger import Ledger
-from sweep.study import State, Study
+from sweep.records import State
+from sweep.study import Study
 from sweep.tracking import _connect
 
 

@@ -30,6 +30,7 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "data.train_list": (WFLW, "a.txt"),
     "data.val_list": (WFLW, "a.txt"),
     "data.test_list": (WFLW, "a.txt"),
+    "data.train_on": ({}, "train+val"),
     "data.val_fraction": (WFLW, 0.2),
     "data.split_seed": (WFLW, 1),
     "data.train_faces": ({}, 5),

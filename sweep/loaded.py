@@ -1,0 +1,212 @@
+"""A sweep as it lies in its folder: config, trials, curves, reruns and findings, read from the event log alone.
+
+Nothing here needs the study's database, Ray or MLflow, and a sweep that still runs can be read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep.config import SweepConfig, load_sweep
+from sweep.events import Event, EventKind, read_events
+from sweep.folder import CONFIG_FILE, EVENTS_FILE, find_sweep
+from sweep.leaderboard import best, rank
+from sweep.records import State, TrialRecord
+from trainer.config import TrainConfig
+from trainer.settings import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time, in seconds since the epoch, in which a trial ran; `outcome` is its state, or INTERRUPTED."""
+
+    trial: int
+    start: float
+    end: float
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A training run beside the trials. `purpose` is seed or final, `of` the number of the trial it repeats."""
+
+    run: str
+    purpose: str
+    of: int
+    state: State
+    config: TrainConfig
+    history: tuple[Mapping[str, float], ...]
+
+
+@dataclass
+class Sweep:
+    """A sweep and what is known of it.
+
+    Attributes:
+        config: as the sweep was last run.
+        records: trials by number, see `TrialRecord`.
+        rows: metrics of each trial by epoch, as in metrics.jsonl.
+        spans: when which trial ran.
+        reruns: by name.
+        findings: of `sweep.rerun`: the newest for each of "repeat", "seeds" and "final".
+        test_readings: how often the test split was read.
+        tags: where the sweep's numbers come from: versions, commit, machine, hashes.
+        calls: starts of the command, in seconds since the epoch.
+    """
+
+    config: SweepConfig
+    records: dict[int, TrialRecord] = field(default_factory=dict)
+    rows: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
+    reruns: dict[str, Rerun] = field(default_factory=dict)
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    test_readings: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    calls: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """Trials, best first, as in leaderboard.csv."""
+        return rank(self.records.values())
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The winner; None while no trial is complete."""
+        return best(self.records.values())
+
+    @property
+    def best_config(self) -> TrainConfig:
+        """The winner's complete config.
+
+        Raises:
+            ConfigError: there is no winner yet.
+        """
+        if self.best is None:
+            raise ConfigError(f"sweep {self.name}: no trial is complete, so there is no winner yet")
+        return self.config.best_config(self.best.params)
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs trained by all trials."""
+        return sum(r.epochs for r in self.records.values())
+
+    @property
+    def trial_hours(self) -> float:
+        """Hours trained by all trials, those side by side counted each."""
+        return sum(span.end - span.start for span in self.spans) / 3600
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """A row a trial, best first: number, state, best_nme (a fraction), epochs, seconds, reason, parameters."""
+        import pandas as pd
+
+        fixed = ["number", "state", "best_nme", "epochs", "seconds", "reason"]
+        rows = [{key: getattr(r, key) for key in fixed} | {"state": r.state.value} | r.params for r in self.ranked]
+        return pd.DataFrame(rows, columns=[*fixed, *(d.key for d in self.config.dimensions)])
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row a report: trial, epoch, and the metrics by their names in MLflow."""
+        import pandas as pd
+
+        rows = [{"trial": n, "epoch": epoch, **row} for n, of in sorted(self.rows.items()) for epoch, row in of.items()]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial", "epoch"])
+
+
+def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) -> Sweep:
+    """Reads a sweep.
+
+    Args:
+        sweep: its name in the output folder, or its folder.
+        output: folder of the sweeps.
+        overrides: settings that differ from those it was run with, such as mlflow_uri.
+
+    Raises:
+        ConfigError: there is no such sweep, or its files are damaged.
+    """
+    folder = find_sweep(sweep, Path(output))
+    settings = {**overrides, "output": str(folder.parent), "name": folder.name}
+    loaded = Sweep(load_sweep(folder / CONFIG_FILE, settings))
+    reader = _Reader(loaded)
+    try:
+        for event, _ in read_events(folder / EVENTS_FILE):
+            reader.take(event)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    reader.close()
+    return loaded
+
+
+class _Reader:
+    """Builds a sweep from its events, in the order in which they happened."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._open: dict[int, float] = {}  # start of the stretch in which a trial runs
+        self._last = 0.0
+
+    def take(self, event: Event) -> None:
+        """Adds one event."""
+        sweep, data = self._sweep, event.data
+        if event.trial is not None:
+            self._take_trial(event, event.trial)
+        elif event.kind is EventKind.SWEEP_STARTED:
+            self._end_all(self._last)  # of a driver that was killed
+            sweep.tags = dict(data["tags"])
+            sweep.calls.append(event.time)
+        elif event.kind is EventKind.RERUN:
+            config = TrainConfig.from_tree(dict(data["config"]), data["run"])
+            state, history = State(data["state"]), tuple(data["history"])
+            sweep.reruns[data["run"]] = Rerun(data["run"], data["purpose"], data["of"], state, config, history)
+        elif event.kind is EventKind.TEST_READ:
+            sweep.test_readings = data["reading"]
+        elif event.kind is EventKind.FINDING:
+            sweep.findings[data["about"]] = {**data["detail"], "metrics": data["metrics"], "time": event.time}
+        self._last = event.time
+
+    def close(self) -> None:
+        """The log ends here, whatever still runs."""
+        self._end_all(self._last)
+
+    def _take_trial(self, event: Event, trial: int) -> None:
+        records, data = self._sweep.records, event.data
+        if event.kind is EventKind.TRIAL_STARTED:
+            self._end_span(trial, event.time, "CRASHED")  # if it was running
+            self._open[trial] = event.time
+            records.setdefault(trial, TrialRecord(trial, dict(data["params"]), State.RUNNING))
+        elif event.kind is EventKind.REPORT:
+            metrics, record = dict(data["metrics"]), records[trial]
+            self._sweep.rows.setdefault(trial, {})[data["step"]] = metrics
+            records[trial] = replace(
+                record,
+                curve={**record.curve, data["step"]: metrics["best_nme"]},
+                seconds=round(record.seconds + metrics["epoch_seconds"], 3),
+            )
+        elif event.kind is EventKind.TRIAL_ENDED:
+            self._end_span(trial, event.time, data["state"])
+            records[trial] = replace(records[trial], state=State(data["state"]), reason=data["reason"])
+        else:
+            self._end_span(trial, event.time, "INTERRUPTED")
+
+    def _end_span(self, trial: int, end: float, outcome: str) -> None:
+        if trial in self._open:
+            self._sweep.spans.append(Span(trial, self._open.pop(trial), end, outcome))
+
+    def _end_all(self, end: float) -> None:
+        for trial in list(self._open):
+            self._end_span(trial, end, "INTERRUPTED")
