@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.update(  # before ray.tune is imported
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
@@ -43,7 +43,7 @@ from ray.tune.search import Searcher
 
 from sweep import trainable
 from sweep.config import SweepConfig
-from sweep.ledger import Ledger
+from sweep.ledger import Assignment
 from sweep.records import State
 from sweep.resources import limit_slots
 from sweep.stop import StopRequest
@@ -54,6 +54,21 @@ logger = logging.getLogger(__name__)
 # Tune takes an actor for dead only on the first of these, and its assertion ends all trials when another comes.
 for _module in (actor_manager, tune_controller):
     _module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError)
+
+
+class Work(Protocol):
+    """What the executor needs of a `sweep.ledger.Ledger`, or of whoever else has something to train."""
+
+    @property
+    def live(self) -> int: ...
+
+    def next_trial(self) -> Assignment | None: ...
+
+    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool: ...
+
+    def end(self, number: int, state: State, reason: str | None = None) -> None: ...
+
+    def note_retry(self, number: int, attempt: int) -> None: ...
 
 
 @contextlib.contextmanager
@@ -103,7 +118,7 @@ def count_slots(config: SweepConfig) -> int:
     return limit_slots(config, [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive])
 
 
-def execute(config: SweepConfig, ledger: Ledger, slots: int, stop: StopRequest) -> None:
+def execute(config: SweepConfig, ledger: Work, slots: int, stop: StopRequest) -> None:
     """Runs trials until the ledger has no more, or until asked to stop; raises what made it stop early."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # all slots start at once
     deadline = time.monotonic() + config.hours * 3600 if config.hours else None
@@ -165,7 +180,7 @@ def _guarded(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class _Suggestions(_OfThisProcess, Searcher):
     """Hands the ledger's trials to Ray, never more than fit, so that each is suggested when it can start."""
 
-    def __init__(self, ledger: Ledger, slots: int, stop: StopRequest, config: SweepConfig) -> None:
+    def __init__(self, ledger: Work, slots: int, stop: StopRequest, config: SweepConfig) -> None:
         super().__init__(metric=None, mode=None)
         self._ledger, self._slots, self._stop, self._config = ledger, slots, stop, config
 
@@ -195,7 +210,7 @@ class _Suggestions(_OfThisProcess, Searcher):
 class _Decisions(_OfThisProcess, FIFOScheduler):
     """Asks the ledger after every report whether a trial goes on."""
 
-    def __init__(self, ledger: Ledger, stop: StopRequest) -> None:
+    def __init__(self, ledger: Work, stop: StopRequest) -> None:
         super().__init__()
         self._ledger, self._stop = ledger, stop
 
@@ -222,7 +237,7 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
 class _Failures(_OfThisProcess, tune.Callback):
     """Notes that Ray starts a crashed trial again, or has given it up; ends workers that have fallen silent."""
 
-    def __init__(self, ledger: Ledger, stop: StopRequest, config: SweepConfig) -> None:
+    def __init__(self, ledger: Work, stop: StopRequest, config: SweepConfig) -> None:
         self._ledger, self._stop, self._config = ledger, stop, config
         self._limit = config.timeout_minutes * 60 if config.timeout_minutes else float("inf")
         self._silence: dict[Trial, float] = {}  # seconds since it was heard of
@@ -267,7 +282,7 @@ class _Failures(_OfThisProcess, tune.Callback):
         if trial not in self._given_up:
             return _why(trial)
         self._given_up.remove(trial)
-        stacks = self._config.trial_folder(trial.config[trainable.TRIAL]) / trainable.HUNG_FILE
+        stacks = Path(trial.config["config"]["run"]["output"]) / trainable.HUNG_FILE
         known = stacks.exists() and stacks.stat().st_size > 0
         where = f"; {stacks} shows what it was doing" if known else ""
         return f"no report for {self._config.timeout_minutes:g} minutes (timeout_minutes){where}"

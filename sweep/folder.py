@@ -17,11 +17,14 @@ from rich.logging import RichHandler
 
 from sweep.config import SweepConfig
 from sweep.pictures import render
+from sweep.projection import TrackingUnavailable
 from sweep.secrets import RedactingFormatter
 from sweep.tracking import Projector, resolve_uri
 from trainer.settings import ConfigError
 
 CONFIG_FILE, EVENTS_FILE, LOG_FILE, MLFLOW_STATE_FILE = "sweep.yaml", "events.jsonl", "sweep.log", "mlflow.json"
+REPORT_FILE = "report.html"
+logger = logging.getLogger(__name__)
 
 
 def find_sweep(name: str | Path, output: Path) -> Path:
@@ -61,6 +64,16 @@ def make_projector(config: SweepConfig) -> Projector:
         output / "mlartifacts",
         render,
     )
+
+
+def send(config: SweepConfig) -> bool:
+    """Sends to MLflow what it lacks of a sweep; False, with a warning logged, when that is not possible now."""
+    try:
+        make_projector(config).catch_up()
+    except TrackingUnavailable as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def python_command() -> str:

@@ -53,6 +53,7 @@ class Sweep:
         config: as the sweep was last run.
         records: trials by number, see `TrialRecord`.
         rows: metrics of each trial by epoch, as in metrics.jsonl.
+        reported: best NME so far of a trial at each report, in the order in which they came.
         spans: when which trial ran.
         reruns: by name.
         findings: of `sweep.rerun`: the newest for each of "repeat", "seeds" and "final".
@@ -64,6 +65,7 @@ class Sweep:
     config: SweepConfig
     records: dict[int, TrialRecord] = field(default_factory=dict)
     rows: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    reported: list[float] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     reruns: dict[str, Rerun] = field(default_factory=dict)
     findings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -166,8 +168,8 @@ class _Reader:
         if event.trial is not None:
             self._take_trial(event, event.trial)
         elif event.kind is EventKind.SWEEP_STARTED:
-            self._end_all(self._last)  # of a driver that was killed
-            sweep.tags = dict(data["tags"])
+            self._end_all(self._last, "INTERRUPTED")  # of a driver that was killed
+            sweep.tags |= data["tags"]
             sweep.calls.append(event.time)
         elif event.kind is EventKind.RERUN:
             config = TrainConfig.from_tree(dict(data["config"]), data["run"])
@@ -181,7 +183,7 @@ class _Reader:
 
     def close(self) -> None:
         """The log ends here, whatever still runs."""
-        self._end_all(self._last)
+        self._end_all(self._last, "RUNNING")
 
     def _take_trial(self, event: Event, trial: int) -> None:
         records, data = self._sweep.records, event.data
@@ -192,6 +194,7 @@ class _Reader:
         elif event.kind is EventKind.REPORT:
             metrics, record = dict(data["metrics"]), records[trial]
             self._sweep.rows.setdefault(trial, {})[data["step"]] = metrics
+            self._sweep.reported.append(metrics["best_nme"])
             records[trial] = replace(
                 record,
                 curve={**record.curve, data["step"]: metrics["best_nme"]},
@@ -207,6 +210,6 @@ class _Reader:
         if trial in self._open:
             self._sweep.spans.append(Span(trial, self._open.pop(trial), end, outcome))
 
-    def _end_all(self, end: float) -> None:
+    def _end_all(self, end: float, outcome: str) -> None:
         for trial in list(self._open):
-            self._end_span(trial, end, "INTERRUPTED")
+            self._end_span(trial, end, outcome)

@@ -1,57 +1,95 @@
-"""python -m sweep.run [SWEEP.yaml] [--trials 40 ...]: runs a sweep, or goes on with it. Without a file: the demo."""
+"""python -m sweep.run [SWEEP.yaml] [--trials 40 ...]: runs a sweep, or goes on with it. Without a file: the demo.
+
+In Python, this module is a function: `from sweep import run; sweep = run("my_sweep.yaml", trials=40)`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import TextIO, cast
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+from sweep import hook
+from sweep.command import carry_out
 from sweep.config import SweepConfig, load_sweep
 from sweep.folder import python_command
+from sweep.loaded import Sweep, load
 from sweep.outlet import Outlet
-from sweep.secrets import redact
-from trainer.settings import ArgumentParser, ConfigError
+from sweep.stop import INTERRUPTED
+from trainer.settings import ArgumentParser
+
+
+def build_parser() -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog="python -m sweep.run", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="settings of the sweep; without it, the demo")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, measure, forecast; start nothing")
+    parser.add_argument("--on-end", metavar="CMD", help=hook.HELP)
+    parser.add_settings(SweepConfig)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted (resumable)."""
-    parser = ArgumentParser(prog="python -m sweep.run", description=__doc__)
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="settings of the sweep; without it, the demo")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, measure, forecast; start nothing")
-    parser.add_settings(SweepConfig)
+    parser = build_parser()
     arguments = parser.parse(argv)
-    console = Console(file=cast(TextIO, Outlet(sys.stdout)))
     words = list(argv) if argv is not None else sys.argv[1:]
-    try:
-        config = load_sweep(arguments.sweep, parser.overrides(arguments))
-        if arguments.dry_run:
-            from sweep.preflight import dry_run
+    run = lambda: _run(arguments, parser.overrides(arguments), words)  # noqa: E731
+    return carry_out(parser, run, "interrupted before it began")
 
-            console.print(dry_run(config), highlight=False, markup=False, soft_wrap=True)
-            return 0
-        from sweep.session import run_sweep
 
-        return run_sweep(config, console, shlex.join([python_command(), "-m", "sweep.run", *words]))
-    except ConfigError as error:
-        parser.error(redact(str(error)))
-    except KeyboardInterrupt:  # before the sweep listens for it
-        print("interrupted before it began", file=sys.stderr)
-        return 130
-    except Exception as error:
-        # By name: the modules of some import torch or optuna
-        if type(error).__name__ in ("DiskFullError", "StudyStorageError"):
-            text = f"{error}\nwhen this is mended, the same command goes on with the sweep"
-        elif type(error).__name__ in ("DataError", "ModelError") or isinstance(error, OSError):
-            text = f"{type(error).__name__}: {error}"
-        else:
-            text = traceback.format_exc()
-        print(redact(text), file=sys.stderr)
-        return 1
+def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequence[str]) -> int:
+    console = Console(file=cast(TextIO, Outlet(sys.stdout)))
+    config = load_sweep(arguments.sweep, overrides)
+    if arguments.dry_run:
+        from sweep.preflight import dry_run
 
+        console.print(dry_run(config), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    from sweep.session import run_sweep
+
+    command = shlex.join([python_command(), "-m", "sweep.run", *words])
+    with hook.at_end(arguments.on_end, config) as end:
+        end.code = run_sweep(config, console, command)
+    return end.code
+
+
+def run_in_python(sweep: str | Path | None = None, **settings: Any) -> Sweep:
+    """Runs a sweep, or goes on with it, and reads what it left.
+
+    Args:
+        sweep: YAML file; None: the demo.
+        settings: settings of the sweep, as in `trials=40` or `**{"train.optim.epochs": 12}`.
+
+    Raises:
+        ConfigError: a setting that does not fit.
+        KeyboardInterrupt: stopped by the user; the same call goes on.
+        DataError, ModelError, DiskFullError, StudyStorageError: see `sweep.session.run_sweep`.
+    """
+    from sweep.session import run_sweep
+
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    config = load_sweep(sweep, texts)
+    arguments = ", ".join([repr(str(sweep or "demo")), *(f"{key}={value!r}" for key, value in settings.items())])
+    if run_sweep(config, Console(), f"sweep.run({arguments})") == INTERRUPTED:
+        raise KeyboardInterrupt
+    return load(config.folder)
+
+
+class _Function(ModuleType):
+    """This module, which can be called: `from sweep import run` gives it, also after `import sweep.run`."""
+
+    __call__ = staticmethod(run_in_python)
+
+
+sys.modules[__name__].__class__ = _Function
 
 if __name__ == "__main__":
     sys.exit(main())

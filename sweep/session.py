@@ -7,18 +7,30 @@ import json
 import logging
 import os
 import shlex
-import threading
+import traceback
 from collections.abc import Mapping
 
 from rich.console import Console
 
-from sweep import leaderboard
+from sweep import hook, leaderboard
 from sweep.config import SweepConfig
 from sweep.console import Board, results_table
 from sweep.events import Event, EventKind, EventLog
-from sweep.folder import CONFIG_FILE, EVENTS_FILE, LOG_FILE, locked, logging_into, make_projector, python_command
+from sweep.folder import (
+    CONFIG_FILE,
+    EVENTS_FILE,
+    LOG_FILE,
+    REPORT_FILE,
+    locked,
+    logging_into,
+    make_projector,
+    python_command,
+)
 from sweep.ledger import Ledger
+from sweep.loaded import load
+from sweep.preparation import make_ready
 from sweep.provenance import provenance
+from sweep.records import TrialRecord
 from sweep.resources import check_local
 from sweep.results import BEST_FILE, LEADERBOARD_FILE, Results
 from sweep.secrets import redact
@@ -59,38 +71,29 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         stack.enter_context(logging_into(config.folder / LOG_FILE, console))
         # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
-        slots, stop = 0, stack.enter_context(StopRequest())
+        slots, hashes, stop = 0, dict[str, str](), stack.enter_context(StopRequest())
         if study is None or not study.satisfies(config.trials):
-            slots = _make_ready(config, stack, console)
+            slots, hashes = make_ready(config, stack, console)
             stop.listen()  # again: Ray has put handlers of its own in place
         if stop and study is None:
             text = f"interrupted before the first trial; start again with:  {redact(command)}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
             return INTERRUPTED
-        return _run_opened(config, study or _open_study(config), slots, stop, console, command)
-
-
-def _make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Console) -> int:
-    """Prepares faces and MLflow while Ray starts; gives the number of trials that fit at once."""
-    with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
-        preparation = _Preparation(config)
-        from sweep import executor  # imports ray, while the faces are prepared
-
-        threading.Thread(target=_prepare_mlflow, args=(config, preparation), name="mlflow", daemon=True).start()
-        stack.enter_context(executor.ray_session(config))
-        slots = executor.count_slots(config)
-        preparation.result()
-    return slots
+        started = _sweep_started(config, command, hashes)
+        records, sent = _run_opened(config, study or _open_study(config), slots, stop, console, started)
+    _conclude(config, records, console, command, sent, stop)
+    if stop.by_user:
+        return INTERRUPTED
+    return 0 if stop or leaderboard.best(records) else 1
 
 
 def _run_opened(
-    config: SweepConfig, study: Study, slots: int, stop: StopRequest, console: Console, command: str
-) -> int:
-    """Runs what is left, with everything noted; see `run_sweep` for the exit code."""
+    config: SweepConfig, study: Study, slots: int, stop: StopRequest, console: Console, started: Event
+) -> tuple[list[TrialRecord], bool]:
+    """Runs what is left, with everything noted; gives the trials, and whether MLflow has everything."""
     state = "FAILED"
     config.dump(config.folder / CONFIG_FILE)
     with EventLog(config.folder / EVENTS_FILE) as log:
-        started = _sweep_started(config, command)
         _warn_of_other_versions(log, started.data["tags"])
         log.append(started)
         writer = BackgroundWriter(make_projector(config))
@@ -99,15 +102,12 @@ def _run_opened(
         with contextlib.ExitStack() as closing:  # each of these whatever becomes of the others
             closing.callback(writer.close, _CLOSING_SECONDS)
             closing.callback(lambda: log.append(_sweep_ended(config, ledger, state)))
+            closing.callback(lambda: stop.by_user or _write_report(config, anew=slots > 0))
             closing.callback(lambda: results.update(ledger.records))
             if slots and not stop:
                 _run_trials(config, ledger, results, slots, stop, writer, console)
             state = "KILLED" if stop.by_user else "FINISHED"
-        sent = writer.close(0)
-    _conclude(config, ledger, console, command, sent, stop)
-    if stop.by_user:
-        return INTERRUPTED
-    return 0 if stop or leaderboard.best(ledger.records) else 1
+        return ledger.records, writer.close(0)
 
 
 def _run_trials(
@@ -137,42 +137,6 @@ def _run_trials(
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
 
 
-def _prepare_mlflow(config: SweepConfig, preparation: _Preparation) -> None:
-    """Imports MLflow and has it make its tables, so that the first trials share the cores with neither."""
-    with contextlib.suppress(Exception):  # the driver and the writer meet the same errors and say so
-        preparation.result()  # no tables for a sweep that cannot start
-        make_projector(config).check()
-
-
-class _Preparation:
-    """Builds the crop cache of the base config in the background, and tries its weights, so that no trial has to."""
-
-    def __init__(self, config: SweepConfig) -> None:
-        from trainer.crops import load_split  # in this thread, before Ray: importing OpenCV resets sys.path
-
-        self._load_split, self._config = load_split, config.train
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="crops", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for split in ("train", "val"):
-                self._load_split(self._config.data, split)
-            if self._config.model.pretrained != "none":
-                from trainer.model import build_model
-
-                build_model(self._config)
-        except Exception as error:
-            self._error = error
-
-    def result(self) -> None:
-        """Waits until the crops are there; raises what building them raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-
 def _open_study(config: SweepConfig) -> Study:
     url = config.study or f"sqlite:///{config.folder / 'study.db'}"
     try:
@@ -183,14 +147,32 @@ def _open_study(config: SweepConfig) -> Study:
         raise ConfigError(str(error)) from None
 
 
-def _sweep_started(config: SweepConfig, command: str) -> Event:
-    tags = provenance() | {
-        "command": redact(command),
-        "sampler": json.dumps(config.sampler.model_dump() | {"seed": config.seed}),
-        "pruner": json.dumps(config.pruner.model_dump()),
-        "config.hash": config.train.identity(),
-        "threads": str(config.train.run.threads),
-    }
+def _write_report(config: SweepConfig, *, anew: bool) -> None:
+    """The report of the sweep as its log is now; a fault of the display must not end the sweep badly."""
+    path = config.folder / REPORT_FILE
+    if not config.report or (path.exists() and not anew):
+        return
+    try:
+        from sweep.report import write_report  # imports Plotly and torch: not before training is over
+
+        write_report([load(config.folder)], path)
+    except Exception:
+        logger.warning("the report could not be written, see %s", config.folder / LOG_FILE)
+        logger.info("what went wrong:\n%s", traceback.format_exc())
+
+
+def _sweep_started(config: SweepConfig, command: str, hashes: Mapping[str, str]) -> Event:
+    tags = (
+        provenance()
+        | hashes
+        | {
+            "command": redact(hook.hidden(command)),
+            "sampler": json.dumps(config.sampler.model_dump() | {"seed": config.seed}),
+            "pruner": json.dumps(config.pruner.model_dump()),
+            "config.hash": config.train.identity(),
+            "threads": str(config.train.run.threads),
+        }
+    )
     return Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": tags, "config": config.tree()})
 
 
@@ -210,6 +192,7 @@ def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
     records = ledger.records
     winner = leaderboard.best(records)
     files = [LEADERBOARD_FILE] + ([BEST_FILE] if winner else [])
+    files += [REPORT_FILE] if (config.folder / REPORT_FILE).exists() else []
     data = {
         "state": state,
         "summary": leaderboard.markdown(records),
@@ -223,10 +206,9 @@ def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
 
 
 def _conclude(
-    config: SweepConfig, ledger: Ledger, console: Console, command: str, sent: bool, stop: StopRequest
+    config: SweepConfig, records: list[TrialRecord], console: Console, command: str, sent: bool, stop: StopRequest
 ) -> None:
     """Prints the leaderboard and what can be done next."""
-    records = ledger.records
     ranked = leaderboard.rank(records)
     console.print(results_table(config, ranked[:10], title=f"sweep {config.name}: best {min(10, len(ranked))}"))
 
@@ -237,6 +219,8 @@ def _conclude(
     folder, python = os.path.relpath(config.folder), python_command()
     uri = resolve_uri(config.mlflow_uri, config.folder.parent)
     say(f"everything lies in {folder}")
+    if (config.folder / REPORT_FILE).exists():
+        say(f"look at it:         {folder}/{REPORT_FILE}")
     if uri.startswith("http"):
         say(f"compare in MLflow:  {redact(uri)}, experiment {config.mlflow_experiment}")
     else:
@@ -245,6 +229,6 @@ def _conclude(
         again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
         say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}{again}")
     if leaderboard.best(records):
-        say(f"rerun the best:     {python} -m trainer.train {shlex.quote(f'{folder}/{BEST_FILE}')}")
+        say(f"rerun the best:     {python} -m sweep.rerun {shlex.quote(folder)}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")

@@ -93,7 +93,7 @@ class Study:
     def __init__(self, study: optuna.Study, space: tuple[Dimension, ...], sampler: SamplerConfig, seed: int) -> None:
         self._study, self._sampler, self._seed = study, sampler, seed
         self._view = _view(study)
-        self._distributions = {d.key: _distribution(d) for d in space}
+        self._distributions = {d.key: distribution(d) for d in space}
         self._live = {t.number: self._adopt(t) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
         self._records = {t.number: _record(t) for t in study.get_trials(states=_STARTED)}
         self._curves = {r.number: r.curve for r in self._records.values() if r.curve}
@@ -297,7 +297,8 @@ def _build_sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSamp
     )
 
 
-def _distribution(d: Dimension) -> BaseDistribution:
+def distribution(d: Dimension) -> BaseDistribution:
+    """Optuna's form of a dimension."""
     if d.kind == "choice":
         return CategoricalDistribution(d.choices)
     if d.kind in ("int", "log_int"):

@@ -133,14 +133,17 @@ def draw_overlay(
         """In sixteenths of a pixel of the canvas."""
         return tuple(int(v) for v in np.clip((point + 0.5) * factor - 0.5, -1e4, 1e5) * 16)
 
-    for i, centre in enumerate(map(place, landmarks)):
-        if truth is not None and np.isfinite(truth[i]).all():
-            cv2.line(canvas, centre, place(truth[i]), (70, 70, 255), radius, cv2.LINE_AA, 4)
-        if covariance is not None:
-            variances, axes = np.linalg.eigh(covariance[i])
+    if covariance is not None:
+        plain = canvas.copy()
+        for point, spread in zip(landmarks, covariance, strict=True):
+            variances, axes = np.linalg.eigh(spread)
             lengths = tuple(int(v) for v in np.sqrt(variances[::-1].clip(0)) * factor * 16)
             angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
-            cv2.ellipse(canvas, centre, lengths, angle, 0, 360, (0, 200, 255), 1, cv2.LINE_AA, 4)
+            cv2.ellipse(canvas, place(point), lengths, angle, 0, 360, (0, 200, 255), 1, cv2.LINE_AA, 4)
+        canvas = cv2.addWeighted(canvas, 0.5, plain, 0.5, 0)  # many of them lie on top of each other
+    for i, centre in enumerate(map(place, landmarks)):
+        if truth is not None and np.isfinite(truth[i]).all():
+            cv2.line(canvas, centre, place(truth[i]), (60, 60, 255), max(1, radius), cv2.LINE_AA, 4)
         cv2.circle(canvas, centre, radius * 16, (80, 255, 80), -1, cv2.LINE_AA, 4)
     return bytes(cv2.imencode(".png", canvas)[1])
 

@@ -1,0 +1,83 @@
+"""What the command lines of this package share: the argument that names a sweep, and how they fail."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from sweep.loaded import Sweep, load
+from sweep.secrets import redact
+from trainer.settings import ArgumentParser, ConfigError
+
+# By name: the modules of some import torch or optuna
+_RESUMABLE = frozenset({"DiskFullError", "StudyStorageError"})
+_EXPLAINED = frozenset(
+    {"DataError", "ModelError", "CheckpointError", "NonFiniteError", "RerunError", "TrackingUnavailable"}
+)
+
+
+class RerunError(RuntimeError):
+    """A training run beside the trials did not come to its end; the message names it and why."""
+
+
+def add_sweep_argument(parser: ArgumentParser, *, several: bool = False) -> None:
+    """Adds NAME (or NAME ...), --output and --mlflow_uri."""
+    parser.add_argument(
+        "sweep",
+        metavar="NAME",
+        nargs="+" if several else None,
+        help="name of a sweep in the output folder, or its folder",
+    )
+    parser.add_argument("--output", metavar="DIR", default="outputs", help="folder of the sweeps [default: outputs]")
+    parser.add_argument("--mlflow_uri", metavar="URI", help="MLflow store, if not the one that the sweep was run with")
+
+
+def load_given(arguments: argparse.Namespace) -> Sweep:
+    """The sweep that these arguments name.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    return load(arguments.sweep, Path(arguments.output), **_uri(arguments))
+
+
+def load_all_given(arguments: argparse.Namespace) -> list[Sweep]:
+    """The same where several may be named."""
+    return [load(name, Path(arguments.output), **_uri(arguments)) for name in arguments.sweep]
+
+
+def _uri(arguments: argparse.Namespace) -> dict[str, str]:
+    return {"mlflow_uri": arguments.mlflow_uri} if arguments.mlflow_uri else {}
+
+
+def carry_out(parser: ArgumentParser, action: Callable[[], int], interrupted: str) -> int:
+    """Does what a command is for; every failure becomes one message.
+
+    Args:
+        parser: of the command.
+        action: gives the exit code.
+        interrupted: what to say after Ctrl-C.
+
+    Returns:
+        The exit code: that of the action, 1 failed, 130 interrupted; bad input exits with 2.
+    """
+    try:
+        return action()
+    except ConfigError as error:
+        parser.error(redact(str(error)))
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    except Exception as error:
+        kind = type(error).__name__
+        if kind in _RESUMABLE:
+            text = f"{error}\nwhen this is mended, the same command goes on with the sweep"
+        elif kind in _EXPLAINED or isinstance(error, OSError):
+            text = f"{kind}: {error}"
+        else:
+            text = traceback.format_exc()
+        print(redact(text), file=sys.stderr)
+        return 1

@@ -1,0 +1,202 @@
+"""What reruns show: whether a number comes again, how far it is noise, and what the test split says.
+
+Legend: S seeds (runs of one config), N faces. NME is a fraction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.loaded import Sweep
+from sweep.records import TrialRecord
+from sweep.reruns import Job
+from trainer.metrics import FACES_FILE, bootstrap_means, interval, mean, summary
+
+REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
+_COMPARED = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # times differ, of course
+TEST_FILE = "test_nme.npy"  # in a final run's folder: NME of every test face
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Numbers for the sweep's MLflow run, and everything else that report and card need. `text` is for the reader."""
+
+    about: str
+    metrics: dict[str, float]
+    detail: dict[str, Any]
+    text: str
+
+
+def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None = None) -> Finding:
+    """Trains a trial's config again in this process, without Ray, and compares every epoch with what it was.
+
+    Raises:
+        ConfigError, DataError, ModelError, DiskFullError, NonFiniteError: as the trainer does.
+    """
+    from trainer import checkpoint, engine
+
+    folder = sweep.folder / "reruns" / f"repeat-{trial.number:04d}"
+    last = folder / checkpoint.LAST
+    config = sweep.config.best_config(trial.params).replace({"run.output": str(folder)})
+    result = engine.train(config, report=show, resume_from=last if _interrupted(last, config.optim.epochs) else None)
+    again = _rows(folder)
+    last.unlink(missing_ok=True)
+    before = sweep.rows[trial.number]
+    different = [e for e, row in again.items() if any(row[k] != before.get(e, {}).get(k) for k in _COMPARED)]
+    first = different[0] if different else None
+    detail = {
+        "trial": trial.number,
+        "before": trial.best_nme,
+        "again": result.best_nme,
+        "identical": result.best_nme == trial.best_nme,
+        "first_difference": first,
+        "epochs": len(again),
+        "config_hash": config.identity(),
+    }
+    metrics = {"rerun/nme": result.best_nme, "rerun/identical": float(result.best_nme == trial.best_nme)}
+    return Finding(REPEAT, metrics, detail, repeat_text(detail))
+
+
+def _interrupted(last: Path, epochs: int) -> bool:
+    return last.exists() and len(_rows(last.parent)) < epochs
+
+
+def _rows(folder: Path) -> dict[int, dict[str, float]]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {int(row.pop("epoch")): row for row in rows}
+
+
+def repeat_text(detail: Mapping[str, Any]) -> str:
+    """Whether the number came again, in words."""
+    number, before, again = detail["trial"], detail["before"], detail["again"]
+    same = f"trial {number} again: val NME {again:.4%}, identical"
+    if detail["identical"] and detail["first_difference"] is None:
+        return f"{same}, and so is every loss and metric of {detail['epochs']} epochs"
+    if detail["identical"]:
+        return f"{same}; other values differ from epoch {detail['first_difference']}"
+    return (
+        f"trial {number} again: val NME {again:.4%}, not the {before:.4%} of the sweep (by {again - before:+.4%}); "
+        f"they part at epoch {detail['first_difference']}. The same bits need the same kind of machine, versions and "
+        "threads (see the tags of the sweep's MLflow run)"
+    )
+
+
+def seeds(winner: Sequence[Job], runner_up: Sequence[Job]) -> Finding:
+    """Mean and spread over seeds of the winner, and whether the runner-up can be told from it.
+
+    The difference is that of pairs (same seed, same face); its interval comes from resampling seeds and faces. The
+    runs' folders must hold the NME of each validation face.
+    """
+    detail: dict[str, Any] = {"winner": _spread(winner), "runner_up": None}
+    metrics = {"seeds/nme_mean": detail["winner"]["mean"], "seeds/nme_std": detail["winner"]["std"]}
+    if runner_up:
+        first, second = _errors(winner, FACES_FILE), _errors(runner_up, FACES_FILE)
+        low, high = interval(bootstrap_means(second) - bootstrap_means(first))
+        detail["runner_up"] = _spread(runner_up)
+        detail["difference"] = detail["runner_up"]["mean"] - detail["winner"]["mean"]
+        detail["interval"] = [low, high]
+        detail["distinguishable"] = bool(low > 0 or high < 0)
+        metrics |= {"seeds/runner_up_nme_mean": detail["runner_up"]["mean"], "seeds/difference": detail["difference"]}
+    return Finding(SEEDS, metrics, detail, seeds_text(detail))
+
+
+def _spread(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Mean, and standard deviation over seeds, of what each run's best epoch gives on the validation faces."""
+    values = [mean(row) for row in _errors(jobs, FACES_FILE)]
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    used = [job.config.run.seed for job in jobs]
+    return {"trial": jobs[0].of.number, "seeds": used, "nme": values, "mean": float(np.mean(values)), "std": std}
+
+
+def _errors(jobs: Sequence[Job], name: str) -> NDArray[np.floating]:
+    """NME of each face in each run, (S, N)."""
+    return np.stack([np.load(job.folder / name) for job in jobs])
+
+
+def seeds_text(detail: Mapping[str, Any]) -> str:
+    """What the seeds have shown, in words."""
+    a, b = detail["winner"], detail["runner_up"]
+    text = f"trial {a['trial']} with {len(a['seeds'])} other seeds: val NME {a['mean']:.2%} +- {a['std']:.2%}"
+    if b is None:
+        return f"{text}; there is no other complete trial to compare it with"
+    low, high = detail["interval"]
+    if not detail["distinguishable"]:
+        verdict = "cannot be told from the winner"
+    else:
+        verdict = "is worse" if low > 0 else "is better than the winner, whose lead was luck"
+    return (
+        f"{text}; runner-up, trial {b['trial']}: {b['mean']:.2%} +- {b['std']:.2%}, "
+        f"{detail['difference'] * 100:+.2f} points (95 %: {low * 100:+.2f} to {high * 100:+.2f}): it {verdict}"
+    )
+
+
+def read_test(jobs: Sequence[Job]) -> Finding:
+    """Measures final networks on the test split: the one place in a sweep that reads it.
+
+    Raises:
+        DataError, CheckpointError: as the trainer does.
+    """
+    from trainer.crops import load_split
+    from trainer.inference import evaluate, load_trained
+    from trainer.synthetic import ATTRIBUTES
+
+    reports, errors = [], []
+    for job in jobs:
+        config, model = load_trained(job.folder)
+        split = load_split(config.data, "test")
+        evaluation = evaluate(model, split, config)
+        reports.append(evaluation.report(ATTRIBUTES))
+        errors.append(evaluation.nme)
+        np.save(job.folder / TEST_FILE, evaluation.nme)
+    rows = np.stack(errors)
+    device = str(next(model.parameters()).device)
+    total = {key: float(np.mean([summary(row)[key] for row in rows])) for key in ("nme", "fr10", "auc10")}
+    each = [report["nme"] for report in reports]
+    detail: dict[str, Any] = {
+        "trial": jobs[0].of.number,
+        "runs": [job.run for job in jobs],
+        "seeds": [job.config.run.seed for job in jobs],
+        "faces": len(rows[0]),
+        **total,
+        "nme_of_seeds": each,
+        "std": float(np.std(each, ddof=1)) if len(each) > 1 else None,
+        "interval": list(interval(bootstrap_means(rows))),
+        "subsets": {name: _mean_of(reports, "subsets", name) for name in reports[0]["subsets"]},
+        "parts": {part: float(np.mean([r["parts"][part] for r in reports])) for part in reports[0]["parts"]},
+        "config_hash": jobs[0].config.identity(),
+        "data_hash": split.fingerprint(),
+        "threads": config.run.threads,
+        "device": device,
+    }
+    metrics = {f"final/{key}": value for key, value in total.items()}
+    metrics |= {f"final/subset/{name}": found["nme"] for name, found in detail["subsets"].items()}
+    metrics |= {f"final/part/{part}": value for part, value in detail["parts"].items()}
+    return Finding(FINAL, metrics, detail, final_text(detail))
+
+
+def _mean_of(reports: Sequence[Mapping[str, Any]], group: str, name: str) -> dict[str, float]:
+    found = [report[group][name] for report in reports]
+    return {key: float(np.mean([of[key] for of in found])) for key in found[0]}
+
+
+def final_text(detail: Mapping[str, Any]) -> str:
+    """What the test split says, in words and as a table."""
+    spread = "" if detail["std"] is None else f" +- {detail['std']:.2%} over {len(detail['seeds'])} seeds"
+    low, high = detail["interval"]
+    lines = [
+        f"trial {detail['trial']}, trained on train + val: test NME {detail['nme']:.2%}{spread} "
+        f"(95 %: {low:.2%} to {high:.2%}), FR@0.10 {detail['fr10']:.2%}, AUC@0.10 {detail['auc10']:.4f}, "
+        f"{detail['faces']} faces"
+    ]
+    lines += [f"  {name:14} NME {found['nme']:.2%}" for name, found in detail["subsets"].items()]
+    lines += [f"  {part:14} NME {value:.2%}" for part, value in detail["parts"].items()]
+    return "\n".join(lines)

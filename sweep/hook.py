@@ -1,0 +1,86 @@
+"""The command that a user wants run when a sweep ends: a mail, a message, the next job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sweep.config import SweepConfig
+from sweep.leaderboard import summary_line
+from sweep.loaded import load
+from sweep.stop import INTERRUPTED
+from trainer.settings import ConfigError
+
+HELP = (
+    "shell command to run when the sweep has ended, failed or was interrupted; it finds STARSWEEP_NAME, _FOLDER, "
+    "_STATE (FINISHED, FAILED, INTERRUPTED), _SUMMARY, _BEST_TRIAL and _BEST_NME in its environment"
+)
+_LONGEST = 120.0  # seconds that it may take
+
+
+@dataclass
+class End:
+    """How a sweep ended: its exit code; None while an error is what ended it."""
+
+    code: int | None = None
+
+    @property
+    def state(self) -> str:
+        return {0: "FINISHED", INTERRUPTED: "INTERRUPTED"}.get(1 if self.code is None else self.code, "FAILED")
+
+
+@contextlib.contextmanager
+def at_end(command: str | None, config: SweepConfig) -> Iterator[End]:
+    """Runs the command, if there is one, whatever becomes of the sweep; set `code` before leaving."""
+    end = End()
+    try:
+        yield end
+    finally:
+        if command is not None:
+            _call(command, {"NAME": config.name, "FOLDER": str(config.folder), "STATE": end.state} | _facts(config))
+
+
+def hidden(command: str) -> str:
+    """A command line without the value of --on-end, which may hold an address that is a secret."""
+    if "--on-end" not in command:
+        return command
+    words = shlex.split(command)
+    for i, word in enumerate(words):
+        if word.startswith("--on-end="):
+            words[i] = "--on-end=***"
+        elif i and words[i - 1] == "--on-end":
+            words[i] = "***"
+    return shlex.join(words)
+
+
+def _facts(config: SweepConfig) -> dict[str, str]:
+    try:
+        sweep = load(config.folder)
+    except (ConfigError, OSError):  # it did not even begin
+        return {"SUMMARY": "", "BEST_TRIAL": "", "BEST_NME": ""}
+    best = sweep.best
+    known = (
+        {"BEST_TRIAL": "", "BEST_NME": ""}
+        if best is None
+        else {
+            "BEST_TRIAL": str(best.number),
+            "BEST_NME": repr(best.best_nme),
+        }
+    )
+    return {"SUMMARY": summary_line(list(sweep.records.values()))} | known
+
+
+def _call(command: str, facts: dict[str, str]) -> None:
+    environment = os.environ | {f"STARSWEEP_{key}": value for key, value in facts.items()}
+    try:
+        code = subprocess.run(command, shell=True, env=environment, timeout=_LONGEST, check=False).returncode
+        failure = f"exit code {code}" if code else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        failure = type(error).__name__
+    if failure:
+        print(f"--on-end: the command failed ({failure})", file=sys.stderr)

@@ -1,0 +1,66 @@
+"""What the report's figures have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sweep.records import TrialRecord
+from sweep.space import format_params
+
+COLOURS = {
+    "COMPLETE": "#2a7f3f",
+    "PRUNED": "#e0a100",
+    "DIVERGED": "#a03fa0",
+    "FAILED": "#c0392b",
+    "RUNNING": "#2f7fb8",
+    "INTERRUPTED": "#8a8f98",
+    "CRASHED": "#c0392b",
+}
+SYMBOLS = {
+    "COMPLETE": "circle",
+    "PRUNED": "triangle-down",
+    "DIVERGED": "x",
+    "FAILED": "x-open",
+    "RUNNING": "circle-open",
+}
+LINES = ["#1f5fa8", "#d9622b", "#2a7f3f", "#8452a1", "#b8336a", "#5b6770", "#0f8b8d", "#a67c00"]
+
+
+def figure(x: str, y: str, height: int = 420, **layout: Any) -> go.Figure:
+    """An empty figure in the report's look."""
+    made = go.Figure()
+    made.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 70, "r": 20, "t": 20, "b": 55},
+        xaxis_title=x,
+        yaxis_title=y,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        **layout,
+    )
+    return made
+
+
+def log_axis(axis: Any, values: Sequence[float]) -> None:
+    """Makes an axis of percentages logarithmic, with ticks where a person would put them."""
+    low, high = min(values), max(values)
+    nice = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 1.5, 2, 3, 4, 5, 6, 7, 8)]
+    ticks = [tick for tick in nice if low * 0.9 <= tick <= high * 1.1]
+    if high > low * 12:
+        ticks = [tick for tick in ticks if f"{tick:e}"[:3] in ("1.0", "2.0", "5.0")]
+    axis(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+
+
+def finite(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that have an NME which is a number."""
+    return [r for r in records if r.best_nme is not None and math.isfinite(r.best_nme)]
+
+
+def label(trial: TrialRecord) -> str:
+    """Such as 'trial 9: star_weight=1.7 lr=0.004'."""
+    return f"trial {trial.number}: {format_params(trial.params)}"

@@ -1,0 +1,155 @@
+"""Configs of a sweep trained again: with other seeds, or as the final model on train + val. Work for the executor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sweep.config import SweepConfig
+from sweep.events import Event, EventKind, EventLog
+from sweep.ledger import Assignment
+from sweep.loaded import Sweep
+from sweep.records import State, TrialRecord
+from trainer.config import TrainConfig
+
+SEED, FINAL = "seed", "final"  # purposes
+
+
+@dataclass(frozen=True)
+class Job:
+    """A config to train, as `run` of the sweep's folder reruns/."""
+
+    run: str
+    purpose: str
+    of: TrialRecord
+    config: TrainConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.config.run.output))
+
+
+@dataclass
+class _Progress:
+    started: float
+    history: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+def seed_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
+    """The trial again with the next `seeds` seeds after the sweep's own, which chose the winner and so flatters it."""
+    base = sweep.config.train.run.seed
+    return [_job(sweep, SEED, trial, base + i, {}) for i in range(1, seeds + 1)]
+
+
+def final_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
+    """The trial's config trained on train + val, with `seeds` seeds from the sweep's own on."""
+    base = sweep.config.train.run.seed
+    return [_job(sweep, FINAL, trial, base + i, {"data.train_on": "train+val"}) for i in range(seeds)]
+
+
+def _job(sweep: Sweep, purpose: str, trial: TrialRecord, seed: int, changes: dict[str, object]) -> Job:
+    run = f"{purpose}-{trial.number:04d}-{seed}"
+    folder = sweep.folder / "reruns" / run
+    config = sweep.config.best_config(trial.params).replace({**changes, "run.seed": seed, "run.output": str(folder)})
+    return Job(run, purpose, trial, config)
+
+
+def is_done(job: Job, sweep: Sweep, needed: str) -> bool:
+    """Whether the job was carried out before, with the same config, and the file that is `needed` of it is there."""
+    known = sweep.reruns.get(job.run)
+    same = known is not None and known.state is State.COMPLETE and known.config.identity() == job.config.identity()
+    return same and (job.folder / needed).exists()
+
+
+class Reruns:
+    """Hands jobs to the executor and notes how each ended; a job that was interrupted goes on from its checkpoint.
+
+    Args:
+        jobs: what is left to do.
+        log: the sweep's event log.
+        show: told a line an epoch.
+    """
+
+    def __init__(self, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> None:
+        self._jobs, self._log, self._show = jobs, log, show
+        self._waiting = list(range(len(jobs)))
+        self._live: dict[int, _Progress] = {}
+        self.failures: dict[str, str] = {}  # run -> reason
+
+    @property
+    def live(self) -> int:
+        """Jobs that are running now."""
+        return len(self._live)
+
+    def next_trial(self) -> Assignment | None:
+        """The next job, by its index in place of a trial's number."""
+        if not self._waiting:
+            return None
+        number = self._waiting.pop(0)
+        self._live[number] = _Progress(time.time())
+        return Assignment(number, self._jobs[number].config)
+
+    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
+        """Takes an epoch; a job is never stopped early."""
+        job = self._jobs[number]
+        if epoch not in self._live[number].history:
+            self._live[number].history[epoch] = metrics
+            measured = f", val NME {metrics['val/nme']:.2%}" if "val/nme" in metrics else ""
+            self._show(f"{job.run} epoch {epoch}/{job.config.optim.epochs}: loss {metrics['train/loss']:.4f}{measured}")
+        return True
+
+    def end(self, number: int, state: State, reason: str | None = None) -> None:
+        """Notes how a job ended."""
+        if number not in self._live:
+            return
+        job, progress = self._jobs[number], self._live.pop(number)
+        if state is not State.COMPLETE:
+            self.failures[job.run] = reason or state.value
+        (job.folder / "last.pt").unlink(missing_ok=True)
+        if job.purpose != FINAL:
+            (job.folder / "best.pt").unlink(missing_ok=True)
+        self._log.append(
+            Event(
+                EventKind.RERUN,
+                None,
+                {
+                    "run": job.run,
+                    "purpose": job.purpose,
+                    "of": job.of.number,
+                    "state": state.value,
+                    "reason": reason,
+                    "params": job.of.params,
+                    "config": job.config.tree(),
+                    "started": progress.started,
+                    "history": [row for _, row in sorted(progress.history.items())],
+                },
+            )
+        )
+
+    def note_retry(self, number: int, attempt: int) -> None:
+        """A crashed job starts again from its checkpoint, and reports the epochs before it again."""
+
+
+def run_jobs(config: SweepConfig, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> dict[str, str]:
+    """Trains jobs on Ray, as many at once as trials would be.
+
+    Returns:
+        Why jobs failed, by run.
+
+    Raises:
+        KeyboardInterrupt: stopped by the user; the same call goes on.
+        ConfigError, DiskFullError: as for a sweep.
+    """
+    from sweep import executor  # imports ray
+    from sweep.stop import StopRequest
+
+    reruns = Reruns(jobs, log, show)
+    with StopRequest() as stop, executor.ray_session(config):
+        stop.listen()  # again: Ray has put handlers of its own in place
+        slots = min(len(jobs), executor.count_slots(config))
+        executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop)
+    if stop.by_user:
+        raise KeyboardInterrupt
+    return reruns.failures

@@ -1,0 +1,87 @@
+"""A surface through the NME of a sweep's trials: to be looked at, and to simulate what random search would have found.
+
+Legend: T trials, D coordinates of a point of the search space, each in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator
+
+from sweep.records import TrialRecord
+from sweep.space import Dimension, Params
+
+_SMOOTHING = 1e-3  # of log NME; what is left of the seed noise stays
+
+
+class Surface:
+    """Interpolates the logarithm of the best NME linearly between trials (radial basis functions, Duchon 1977).
+
+    Args:
+        dimensions: the search space.
+        records: trials; those without a finite NME are left out.
+
+    Raises:
+        ValueError: fewer than three trials have an NME, or all of them lie on a line.
+    """
+
+    def __init__(self, dimensions: Sequence[Dimension], records: Sequence[TrialRecord]) -> None:
+        self._dimensions = dimensions
+        known = [r for r in records if r.best_nme is not None and math.isfinite(r.best_nme)]
+        if len(known) < 3:
+            raise ValueError(f"a surface needs three trials with an NME, but got {len(known)}")
+        points = np.array([self._place(r.params) for r in known])  # (T, D)
+        values = np.log([r.best_nme or math.nan for r in known])
+        self._range = float(values.min()), float(values.max())
+        try:
+            self._fit = RBFInterpolator(points, values, kernel="linear", smoothing=_SMOOTHING)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"no surface fits these trials ({error})") from None
+
+    def __call__(self, params: Sequence[Mapping[str, object]]) -> NDArray[np.float64]:
+        """NME at points of the search space, (T,); never better or worse than the best and worst trial."""
+        logs = self._fit(np.array([self._place(p) for p in params]))
+        return np.exp(np.clip(logs, *self._range))
+
+    def _place(self, params: Mapping[str, object]) -> list[float]:
+        """The point in [0, 1]^D: one coordinate a number, one a choice."""
+        found: list[float] = []
+        for d in self._dimensions:
+            value = params[d.key]
+            if d.kind == "choice":
+                found += [float(value == choice) for choice in d.choices]
+            else:
+                found.append(_share(d, float(value)))  # type: ignore[arg-type]
+        return found
+
+
+def _share(d: Dimension, value: float) -> float:
+    if d.kind.startswith("log"):
+        return math.log(value / d.low) / math.log(d.high / d.low)
+    return (value - d.low) / (d.high - d.low)
+
+
+def draw_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator) -> Params:
+    """A point of the search space as random search draws it."""
+    return {d.key: _draw(d, rng) for d in dimensions}
+
+
+def _draw(d: Dimension, rng: np.random.Generator) -> float | int | str | bool | None:
+    if d.kind == "choice":
+        return d.choices[rng.integers(len(d.choices))]
+    share = float(rng.random())
+    value = d.low * (d.high / d.low) ** share if d.kind.startswith("log") else d.low + share * (d.high - d.low)
+    return round(value) if "int" in d.kind else value
+
+
+def random_search(
+    dimensions: Sequence[Dimension], surface: Surface, trials: int, *, repeats: int = 200, seed: int = 0
+) -> NDArray[np.float64]:
+    """The best NME after 1, 2, ... random trials that are worth what the surface says: (repeats, trials)."""
+    rng = np.random.default_rng(seed)
+    drawn = [draw_randomly(dimensions, rng) for _ in range(repeats * trials)]
+    return np.minimum.accumulate(surface(drawn).reshape(repeats, trials), axis=1)
