@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from sweep.config import SweepConfig
 from sweep.events import Event, EventKind, EventLog
+from sweep.pictures import CED_FILE
 from sweep.pruning import should_prune
 from sweep.records import State, TrialRecord
 from sweep.study import Study
 from trainer.config import TrainConfig
 
 OBJECTIVE = "best_nme"
-CED_FILE = "ced.png"  # in a trial's folder; drawn when MLflow gets it
 
 
 @dataclass(frozen=True)

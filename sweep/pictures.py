@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweep.ledger import CED_FILE
 from trainer.metrics import FACES_FILE, auc, ced, failure_rate
+
+CED_FILE = "ced.png"  # in a trial's folder; drawn when MLflow gets it
 
 
 def render(path: Path) -> None:

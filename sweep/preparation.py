@@ -1,4 +1,4 @@
-"""What a sweep needs before its first trial: faces in the crop cache, Ray, the tables of MLflow; all at the same time."""
+"""What a sweep needs before its first trial, all at the same time: faces in the crop cache, Ray, MLflow's tables."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _run_opened(
         with contextlib.ExitStack() as closing:  # each of these whatever becomes of the others
             closing.callback(writer.close, _CLOSING_SECONDS)
             closing.callback(lambda: log.append(_sweep_ended(config, ledger, state)))
-            closing.callback(lambda: stop.by_user or _write_report(config, anew=slots > 0))
+            closing.callback(lambda: _write_report(config, stop, anew=slots > 0))
             closing.callback(lambda: results.update(ledger.records))
             if slots and not stop:
                 _run_trials(config, ledger, results, slots, stop, writer, console)
@@ -147,10 +147,10 @@ def _open_study(config: SweepConfig) -> Study:
         raise ConfigError(str(error)) from None
 
 
-def _write_report(config: SweepConfig, *, anew: bool) -> None:
+def _write_report(config: SweepConfig, stop: StopRequest, *, anew: bool) -> None:
     """The report of the sweep as its log is now; a fault of the display must not end the sweep badly."""
     path = config.folder / REPORT_FILE
-    if not config.report or (path.exists() and not anew):
+    if not config.report or stop.by_user or (path.exists() and not anew):  # who interrupts does not want to wait
         return
     try:
         from sweep.report import write_report  # imports Plotly and torch: not before training is over
@@ -161,7 +161,7 @@ def _write_report(config: SweepConfig, *, anew: bool) -> None:
         logger.info("what went wrong:\n%s", traceback.format_exc())
 
 
-def _sweep_started(config: SweepConfig, command: str, hashes: Mapping[str, str]) -> Event:
+def _sweep_started(config: SweepConfig, command: str, hashes: dict[str, str]) -> Event:
     tags = (
         provenance()
         | hashes

@@ -92,7 +92,7 @@ def resolve_uri(uri: str | None, output: Path) -> str:
 
 
 @contextmanager
-def _translated(uri: str) -> Iterator[None]:
+def translated(uri: str) -> Iterator[None]:
     """Turns every way in which a server or database can be away into TrackingUnavailable."""
     try:
         yield
@@ -124,7 +124,7 @@ class _Server:
     """A connection: the experiment and the living runs of one sweep. Raises what mlflow raises."""
 
     def __init__(self, uri: str, experiment: str, sweep_id: str, artifact_root: Path | None) -> None:
-        self._client = _connect(uri)
+        self._client = connect(uri)
         self._sweep_id = sweep_id
         if uri.startswith(("http", "databricks")):
             artifact_root = None  # a server has its own place
@@ -217,7 +217,8 @@ class _Server:
         return runs
 
 
-def _connect(uri: str) -> MlflowClient:
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, whose tables are made where there are none."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -289,6 +290,10 @@ class Projector:
             file.seek(self._progress.offset)
             return file.read().count(b"\n")
 
+    def run_id(self, key: str) -> str | None:
+        """The run of a trial (its number as text) or rerun (its name), PARENT for the sweep's; None if unknown."""
+        return self._progress.parent if key == PARENT else self._progress.trials.get(key)
+
     @property
     def finished(self) -> bool:
         """Whether MLflow has every event and every artifact."""
@@ -296,8 +301,8 @@ class Projector:
 
     def check(self) -> None:
         """Connects without writing a run; raises TrackingUnavailable when that fails."""
-        with _translated(self._uri):
-            _connect(self._uri).search_experiments(max_results=1)
+        with translated(self._uri):
+            connect(self._uri).search_experiments(max_results=1)
 
     def catch_up(self) -> int:
         """Sends everything from the last offset to the end of the log, then the artifacts; returns the events sent.
@@ -334,7 +339,7 @@ class Projector:
     def _connected(self) -> _Server:
         """A new connection; the log starts over when runs that were made before are gone."""
         progress = self._progress
-        with _translated(self._uri):
+        with translated(self._uri):
             server = _Server(self._uri, self._experiment, progress.sweep_id, self._artifact_root)
         alive = {run.run_id for run in server.runs.values()}
         lost = {progress.parent, *progress.trials.values()} - {""} - alive
@@ -351,7 +356,7 @@ class Projector:
         progress, start = self._progress, self._progress.offset
         updates = fold(events, lambda trial: best_facts(self._log_path, trial))
         try:
-            with _translated(self._uri):
+            with translated(self._uri):
                 for key, update in updates.items():
                     server.send(key, update, self._name)
         except Exception as error:
@@ -376,7 +381,7 @@ class Projector:
         if artifact.path is not None:
             self._render(Path(artifact.path))
         try:
-            with _translated(self._uri):
+            with translated(self._uri):
                 server.upload(key, artifact)
         except Exception:
             self._server = None

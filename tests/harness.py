@@ -23,7 +23,7 @@ import yaml
 from mlflow.entities import Run
 
 from sweep.events import Event, EventKind, read_events
-from sweep.tracking import _connect
+from sweep.tracking import connect
 
 MARK = "STARSWEEP_TEST_MARK"
 LOCKSTEP = ["train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr", "images_per_second", "epoch_seconds"]
@@ -44,6 +44,7 @@ CALM = {
     "trials": 5,
     "slots": 1,
     "keep": 2,
+    "report": False,  # costs seconds, and has tests of its own
     "sampler": {"name": "tpe", "startup_trials": 3},
     "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 2},
     "train": TINY,
@@ -122,7 +123,7 @@ class Sweep:
         return dict(zip(keys, found, strict=True))
 
     def client(self):
-        return _connect(self.mlflow or f"sqlite:///{self.output / 'mlflow.db'}")
+        return connect(self.mlflow or f"sqlite:///{self.output / 'mlflow.db'}")
 
     def artifacts(self, run_id: str, folder: str | None = None) -> set[str]:
         return {file.path for file in self.client().list_artifacts(run_id, folder)}

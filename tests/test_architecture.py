@@ -13,11 +13,20 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("trainer", "sweep") for path in (PROJECT / package).rglob("*.py"))
 HOMES = {
-    "optuna": {"sweep/study.py"},
-    "mlflow": {"sweep/tracking.py"},
+    "optuna": {"sweep/study.py", "sweep/plots.py"},
+    "plotly": {"sweep/plots.py", "sweep/plot_runs.py", "sweep/plot_style.py", "sweep/report.py"},
+    "mlflow": {"sweep/tracking.py", "sweep/registry.py"},
     "ray": {"sweep/executor.py", "sweep/trainable.py"},
 }
-LIGHT = ["trainer.config", "trainer.landmarks", "trainer.settings", "trainer.train", "sweep.config", "sweep.space"]
+LIGHT = [
+    "trainer.config",
+    "trainer.landmarks",
+    "trainer.settings",
+    "trainer.train",
+    "sweep.config",
+    "sweep.space",
+    "sweep.loaded",
+]
 
 
 def module_of(path: Path) -> str:

@@ -13,13 +13,19 @@ from trainer.config import TrainConfig
 from trainer.settings import ArgumentParser, ConfigError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(prog="python -m trainer.evaluate", description=__doc__)
     parser.add_argument("checkpoint", metavar="RUN_DIR_OR_CKPT", help="run folder, or best.pt")
     parser.add_argument("--split", choices=["val", "test"], default="val", help="faces to measure on [default: val]")
     parser.add_argument("--json", action="store_true", help="print one object: nme, fr10, auc10, faces, subsets, parts")
     parser.add_settings(TrainConfig, sections=["data", "run"])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+    parser = build_parser()
     arguments = parser.parse(argv)
 
     from trainer.annotations import DataError

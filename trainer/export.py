@@ -36,13 +36,19 @@ class ExportError(RuntimeError):
     """A network that cannot be written, or a file that does not compute what the network does."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(prog="python -m trainer.export", description=__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="best.pt, or a run folder")
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="kind of file [default: onnx]")
     parser.add_argument("--out", metavar="FILE.onnx", type=Path, help="file [default: beside the checkpoint]")
     parser.add_settings(TrainConfig, sections=["run"])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+    parser = build_parser()
     arguments = parser.parse(argv)
     try:
         overrides = _overrides(parser.overrides(arguments))

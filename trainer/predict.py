@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from trainer.config import TrainConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 a picture or checkpoint failed, 2 bad input."""
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(prog="python -m trainer.predict", description=__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="best.pt, or a run folder")
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="pictures, one face each")
@@ -32,6 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=_box,
         help="face box in pixels, for every picture; without it, the face is taken to fill the picture as in a crop",
     )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 a picture or checkpoint failed, 2 bad input."""
+    parser = build_parser()
     arguments = parser.parse(argv)
 
     from trainer.annotations import DataError

@@ -17,8 +17,8 @@ from trainer.crops import CropSplit, load_split
 from trainer.settings import ArgumentParser, ConfigError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(prog="python -m trainer.show", description=__doc__)
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings; without it, the defaults")
     parser.add_argument("--out", metavar="PNG", type=Path, required=True, help="picture to write")
@@ -28,6 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--augmented", action="store_true", help="as augmented in the first epoch")
     parser.add_argument("--plain", action="store_true", help="without landmarks")
     parser.add_settings(TrainConfig, sections=["data", "run"])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
+    parser = build_parser()
     arguments = parser.parse(argv)
     if min(arguments.columns, arguments.rows) < 1 or arguments.out.suffix.lower() not in (".png", ".jpg"):
         parser.error("--columns and --rows must be 1 or more, and --out a .png or .jpg")

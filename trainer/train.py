@@ -11,12 +11,18 @@ from trainer.config import TrainConfig
 from trainer.settings import ArgumentParser, ConfigError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(prog="python -m trainer.train", description=__doc__)
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings; without it, the defaults")
     parser.add_argument("--resume", metavar="RUN_DIR", help="go on with the run in this folder, with the config it has")
     parser.add_settings(TrainConfig)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    parser = build_parser()
     arguments = parser.parse(argv)
     try:
         config, checkpoint = _prepare(arguments.config, arguments.resume, parser.overrides(arguments))

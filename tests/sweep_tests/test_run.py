@@ -52,7 +52,7 @@ def test_it_says_what_happened_and_what_can_be_done_next(calm):
     assert f"5 trials: {ended_counts(sweep)}; {result}" in lines
     assert "everything lies in out/faces" in ended.stdout
     assert f"mlflow ui --backend-store-uri sqlite:///{sweep.output / 'mlflow.db'}" in ended.stdout
-    assert "python -m trainer.train out/faces/best.yaml" in ended.stdout
+    assert "python -m sweep.rerun out/faces" in ended.stdout
     assert "go on with" not in ended.stdout
     assert "Traceback" not in ended.stdout
 

@@ -12,7 +12,7 @@ from sweep.events import Event, EventKind, EventLog
 from sweep.ledger import Ledger
 from sweep.records import State
 from sweep.study import Study
-from sweep.tracking import _connect
+from sweep.tracking import connect
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def config(tmp_path, monkeypatch) -> SweepConfig:
 
 def check_runs(uri: str) -> None:
     """Everything is there, and once."""
-    client = _connect(uri)
+    client = connect(uri)
     runs = client.search_runs([client.get_experiment_by_name("starsweep").experiment_id])
     by_trial = {r.data.tags.get("starsweep.trial"): r for r in runs}
     assert len(runs) == 3

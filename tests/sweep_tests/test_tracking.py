@@ -19,7 +19,7 @@ from harness import MlflowServer, wait_for
 from sweep.events import Event, EventKind, EventLog
 from sweep.projection import Progress, flatten, trial_name
 from sweep.secrets import redact
-from sweep.tracking import Projector, TrackingUnavailable, _connect, resolve_uri
+from sweep.tracking import Projector, TrackingUnavailable, connect, resolve_uri
 from sweep.writer import BackgroundWriter
 
 CONFIG = {
@@ -77,7 +77,7 @@ class Sweep:
         )
 
     def client(self):
-        return _connect(self.uri)
+        return connect(self.uri)
 
     def runs(self):
         """Active runs by trial number, the parent under None; fails when one is there twice."""
@@ -100,7 +100,7 @@ class Sweep:
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    _connect(f"sqlite:///{path}").search_experiments()  # the schema takes two seconds: once is enough
+    connect(f"sqlite:///{path}").search_experiments()  # the schema takes two seconds: once is enough
     return path
 
 

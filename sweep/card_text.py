@@ -1,0 +1,203 @@
+"""The words and tables of a model card, in Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from sweep.evidence import repeat_text, seeds_text
+from sweep.loaded import Sweep
+from sweep.space import format_params
+from trainer.config import TrainConfig
+
+DATASETS = {"synthetic": "synthetic faces", "wflw": "WFLW", "w300": "300-W style", "coco": "COCO style"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a card is about.
+
+    Attributes:
+        model: its name, such as resnet50_star_wflw_256x256.
+        config: what it was trained with, without the folders of this machine.
+        config_hash: of the config as it was.
+        checkpoint, log: names of the files beside the card.
+        final: the detail of the final evaluation; None while the test split was not read.
+        val_nme: of the winner in the sweep, a fraction.
+        registered: where it is in MLflow's registry, if it is.
+    """
+
+    model: str
+    config: TrainConfig
+    config_hash: str
+    checkpoint: str
+    log: str
+    final: Mapping[str, Any] | None
+    val_nme: float
+    registered: str | None = None
+
+
+def card_text(sweep: Sweep, card: Published) -> str:
+    """The whole card."""
+    parts = [
+        f"# {card.model}",
+        _warning(card),
+        _row(card),
+        "## Measured\n\n" + _measured(sweep, card),
+        "## Protocol\n\n" + _protocol(card),
+        "## Search\n\n" + _search(sweep),
+        "## Best config\n\n```yaml\n" + yaml.safe_dump(_public(card.config), sort_keys=False) + "```",
+        "## Environment\n\n" + _environment(sweep, card),
+        "## Use\n\n" + _use(card),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """A fraction as a percentage without its sign, as model cards have it."""
+    return f"{fraction * 100:.{digits}f}"
+
+
+def dataset(config: TrainConfig) -> str:
+    """The name of the data set."""
+    return DATASETS[config.data.kind]
+
+
+def _warning(card: Published) -> str:
+    lines = []
+    if card.config.data.kind == "synthetic":
+        lines.append(
+            "**Synthetic data.** Trained and measured on faces that a program draws. The numbers say that the pipeline "
+            "works; they say nothing about real faces and must not be compared with published ones."
+        )
+    if card.final is None:
+        lines.append(
+            "**Validation NME.** The test split was not read. The number below chose this model, and is therefore too "
+            "good; `sweep.rerun NAME --final` measures it on the test faces, once."
+        )
+    return "\n>\n".join(f"> {line}" for line in lines)
+
+
+def _row(card: Published) -> str:
+    size = f"{card.config.data.image_size}x{card.config.data.image_size}"
+    nme = percent(card.val_nme) + " (val)"
+    if card.final is not None:
+        nme = percent(card.final["nme"])
+        if card.final["std"] is not None:
+            nme += f" ± {percent(card.final['std'])}"
+    links = f"[ckpt]({card.checkpoint}) | [log]({card.log})"
+    return _table(
+        ["Model", "Input Size", "NME", "ckpt", "log"], [f"{card.model} | {size} | {nme} | {links}".split(" | ")]
+    )
+
+
+def _measured(sweep: Sweep, card: Published) -> str:
+    lines = []
+    if card.final is not None:
+        lines.append(_final(card.final, sweep.test_readings))
+    if "seeds" in sweep.findings:
+        lines.append(f"Seeds (validation): {seeds_text(sweep.findings['seeds'])}.")
+    else:
+        lines.append("Seed noise was not measured.")
+    if "repeat" in sweep.findings:
+        lines.append(f"Repeated: {repeat_text(sweep.findings['repeat'])}.")
+    return "\n\n".join(lines)
+
+
+def _final(final: Mapping[str, Any], readings: int) -> str:
+    low, high = final["interval"]
+    networks = "1 network" if len(final["seeds"]) == 1 else f"{len(final['seeds'])} networks"
+    seeds = ", ".join(map(str, final["seeds"]))
+    each = ", ".join(percent(nme) for nme in final["nme_of_seeds"])
+    again = "" if readings == 1 else f" **The test split was read {readings} times for this sweep.**"
+    text = (
+        f"Test split, {final['faces']} faces, {networks} (seeds {seeds}) trained on train + val: NME "
+        f"{percent(final['nme'])} % (95 % interval {percent(low)} to {percent(high)}, bootstrap over faces and seeds; "
+        f"each: {each}), FR@0.10 {percent(final['fr10'])} %, AUC@0.10 {final['auc10']:.4f}. The checkpoint is that of "
+        f"the first seed.{again}"
+    )
+    tables = []
+    if final["subsets"]:
+        rows = [
+            [name, str(round(v["faces"])), percent(v["nme"]), percent(v["fr10"]), f"{v['auc10']:.4f}"]
+            for name, v in final["subsets"].items()
+        ]
+        tables.append(_table(["subset", "faces", "NME %", "FR@0.10 %", "AUC@0.10"], rows))
+    tables.append(_table(["part", "NME %"], [[part, percent(nme)] for part, nme in final["parts"].items()]))
+    return "\n\n".join([text, *tables])
+
+
+def _protocol(card: Published) -> str:
+    data, optim, run = card.config.data, card.config.optim, card.config.run
+    points, layout = data.landmarks.nme_points, data.landmarks
+    norm = f"the distance of points {points[0]} and {points[1]}" if points else "the root of the face box's area"
+    facts = [
+        f"{dataset(card.config)}, {layout.count} landmarks ({layout.name}), {data.image_size} px crops of the face "
+        f"box, enlarged {data.box_scale:g} times",
+        f"NME: mean distance of the landmarks, divided by {norm}",
+        f"trained on {data.train_on}, {optim.epochs} epochs, {optim.batch_size * optim.accumulate} faces a step, "
+        f"{optim.name}, {optim.schedule} schedule, backbone weights: {_pretrained(card.config)}",
+        f"evaluated with{'' if run.flip_test else 'out'} flip test, {run.precision}",
+    ]
+    return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _pretrained(config: TrainConfig) -> str:
+    known = {"none": "none (from scratch)", "imagenet": "ImageNet"}
+    return known.get(config.model.pretrained, "from a file")
+
+
+def _search(sweep: Sweep) -> str:
+    config, states = sweep.config, Counter(r.state.value.lower() for r in sweep.records.values())
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    facts = [
+        f"budget used: {len(sweep.records)} trials ({counts}), {sweep.epochs_spent} epochs, "
+        f"{sweep.trial_hours:.2f} trial-hours",
+        f"sampler {config.sampler.name}, pruner {config.pruner.name}, seed {config.seed}; on validation faces only",
+    ]
+    if best := sweep.best:
+        facts.append(
+            f"winner: trial {best.number}, {format_params(best.params)}, val NME {percent(best.best_nme or 0)} %"
+        )
+    rows = [[d.key, d.kind, _values(d)] for d in config.dimensions]
+    return "\n".join(f"- {fact}" for fact in facts) + "\n\n" + _table(["setting", "kind", "values"], rows)
+
+
+def _values(d: Any) -> str:
+    return ", ".join(map(str, d.choices)) if d.kind == "choice" else f"{d.low:g} to {d.high:g}"
+
+
+def _environment(sweep: Sweep, card: Published) -> str:
+    shown = {key: value for key, value in sweep.tags.items() if key not in ("command", "sampler", "pruner")}
+    shown["config.hash"] = card.config_hash
+    shown["seed"] = str(card.config.run.seed)
+    shown["threads"] = str(card.config.run.threads)
+    if card.final is not None:
+        shown |= {"data.hash.test": card.final["data_hash"], "device": card.final["device"]}
+    return _table(["what", "value"], [[key, value] for key, value in sorted(shown.items())])
+
+
+def _use(card: Published) -> str:
+    text = f"    python -m trainer.predict {card.checkpoint} PICTURE.jpg --out FOLDER\n"
+    text += f"    python -m trainer.export {card.checkpoint} --format onnx"
+    return text if card.registered is None else f"{text}\n\nIn MLflow's registry: `{card.registered}`"
+
+
+def _public(config: TrainConfig) -> dict[str, Any]:
+    """The config without what is of this machine."""
+    return public(config).tree()
+
+
+def public(config: TrainConfig) -> TrainConfig:
+    """The config without the folders of this machine."""
+    root = config.data.root and config.data.root.rstrip("/").rpartition("/")[2]
+    return config.replace({"run.output": None, "data.cache_dir": None, "data.root": root})
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
