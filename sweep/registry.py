@@ -83,8 +83,8 @@ def _save(path: Path, checkpoint: Path) -> None:
 
     count = LandmarkPredictor(checkpoint).config.data.landmarks.count
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "pictures")]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, count, 2), "landmarks")]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, count, 2))]),
     )
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it advises to write type hints
     mlflow.pyfunc.save_model(

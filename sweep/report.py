@@ -181,7 +181,8 @@ def _evidence(sweep: Sweep) -> str:
     lines.append(_noise(sweep))
     if "final" in found:
         readings = sweep.test_readings
-        lines.append(f"{final_text(found['final'])}\nThe test split was read {readings} time{'s' * (readings != 1)}.")
+        text = final_text(found["final"]).partition("\n")[0]  # parts and subsets have figures of their own
+        lines.append(f"{text}. The test split was read {readings} time{'s' * (readings != 1)}.")
     else:
         lines.append(f"Test: not read. Once, at the end:  python -m sweep.rerun {sweep.name} --final")
     return "".join(f'<p class="lines">{html.escape(line)}</p>' for line in lines)
