@@ -109,6 +109,7 @@ class SweepConfig(Section):
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 tree["train"][section].pop(key)
+        tree["train"]["data"].pop("train_on")  # always train, and newer than some studies
         return tree
 
     def tree(self) -> Tree:

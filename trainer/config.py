@@ -255,4 +255,6 @@ class TrainConfig(Section):
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 tree[section].pop(key)
+        if tree["data"]["train_on"] == "train":  # younger than the others: hashes from before it stay what they were
+            tree["data"].pop("train_on")
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
