@@ -107,9 +107,9 @@ def _publish_files(sweep: Sweep, folder: Path, target: Path) -> tuple[Published,
     weights, log = _with_hash(weights), _with_hash(log)
     best = sweep.best
     val_nme = best.best_nme if best is not None and best.best_nme is not None else float("nan")
-    return Published(
-        model, config, trained.identity(), weights.name, log.name, sweep.findings.get("final"), val_nme
-    ), weights
+    final, device = sweep.findings.get("final"), str(state.get("device", "unknown"))
+    names = weights.name, log.name
+    return Published(model, config, trained.identity(), *names, final, val_nme, device), weights
 
 
 def _with_hash(path: Path) -> Path:

@@ -28,6 +28,7 @@ class Published:
         checkpoint, log: names of the files beside the card.
         final: the detail of the final evaluation; None while the test split was not read.
         val_nme: of the winner in the sweep, a fraction.
+        device: that it was trained on.
         registered: where it is in MLflow's registry, if it is.
     """
 
@@ -38,6 +39,7 @@ class Published:
     log: str
     final: Mapping[str, Any] | None
     val_nme: float
+    device: str
     registered: str | None = None
 
 
@@ -173,11 +175,13 @@ def _values(d: Any) -> str:
 
 def _environment(sweep: Sweep, card: Published) -> str:
     shown = {key: value for key, value in sweep.tags.items() if key not in ("command", "sampler", "pruner")}
+    shown |= card.final["provenance"] if card.final is not None else {}
     shown["config.hash"] = card.config_hash
     shown["seed"] = str(card.config.run.seed)
+    shown["device"] = card.device
     shown["threads"] = str(card.config.run.threads)
     if card.final is not None:
-        shown |= {"data.hash.test": card.final["data_hash"], "device": card.final["device"]}
+        shown["data.hash.test"] = card.final["data_hash"]
     return _table(["what", "value"], [[key, value] for key, value in sorted(shown.items())])
 
 

@@ -120,10 +120,8 @@ class Ledger:
         return Assignment(record.number, self._config.trial_config(record.number, record.params))
 
     def _started(self, record: TrialRecord) -> dict[str, object]:
-        return {"params": record.params, "config": self._tree(record)}
-
-    def _tree(self, record: TrialRecord) -> dict[str, object]:
-        return self._config.trial_config(record.number, record.params).tree()
+        config = self._config.trial_config(record.number, record.params)
+        return {"params": record.params, "config": config.tree(), "hash": config.identity()}
 
     def _take(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """The part of a report that the event log alone can repeat: study and decision."""

@@ -141,6 +141,8 @@ def _start_trial(update: RunUpdate, event: Event) -> None:
     if "run.output" in update.params:  # a tag: as a parameter, it would be the one that differs between all trials
         update.tags["starsweep.folder"] = update.params.pop("run.output")[:_MAX_TAG]
     update.tags["starsweep.state"] = "RUNNING"
+    if data.get("hash") is not None:
+        update.tags["config.hash"] = str(data["hash"])
     if data.get("attempt") is not None:
         update.tags["starsweep.attempt"] = str(data["attempt"])
     update.status, update.ended = "RUNNING", None

@@ -191,7 +191,13 @@ def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Pa
 
 def _keep(run: Run, epoch: int, nme: float, folder: Path) -> None:
     run.best_epoch = epoch
-    best = {"config": run.config.tree(), "model": run.evaluated.state_dict(), "epoch": epoch, "val_nme": nme}
+    best = {
+        "config": run.config.tree(),
+        "model": run.evaluated.state_dict(),
+        "epoch": epoch,
+        "val_nme": nme,
+        "device": str(run.device),
+    }
     checkpoint.save(best, folder / checkpoint.BEST)
 
 

@@ -229,6 +229,14 @@ class ArgumentParser(argparse.ArgumentParser):
             text = f"{info.description or ''} {{{_kind(info)}}}{default}".replace("%", "%%")
             groups[section].add_argument(f"--{key}", dest=f"setting:{key}", default=None, metavar="V", help=text)
 
+    def format_help(self) -> str:
+        """The help, whose first lines leave out the settings: there are too many to be read there."""
+        formatter = self._get_formatter()
+        formatter.add_usage(None, [a for a in self._actions if not a.dest.startswith("setting:")], [], "")
+        more = " [--SETTING V ...]" if any(a.dest.startswith("setting:") for a in self._actions) else ""
+        self.usage = formatter.format_help().strip().replace("%", "%%") + more
+        return super().format_help()
+
     def overrides(self, arguments: argparse.Namespace) -> dict[str, str]:
         """Returns the settings given on the command line."""
         given = {k.removeprefix("setting:"): v for k, v in vars(arguments).items() if k.startswith("setting:")}
