@@ -21,7 +21,7 @@ from harness import CALM, MlflowServer, Sweep, wait_for
 
 from sweep.events import EventKind
 from sweep.projection import RUN_STATUS, Progress
-from sweep.tracking import _connect
+from sweep.tracking import connect
 
 pytestmark = pytest.mark.slow
 
@@ -237,7 +237,7 @@ def signal_to(server: MlflowServer, number: signal.Signals) -> None:
 def servers(tmp_path_factory):
     """One that stays, one with passwords, one to be killed, one that is not there."""
     first = tmp_path_factory.mktemp("servers") / "mlflow.db"
-    _connect(f"sqlite:///{first}").search_experiments()  # the tables take two seconds: once is enough
+    connect(f"sqlite:///{first}").search_experiments()  # the tables take two seconds: once is enough
     found = {}
     for name in ("steady", "auth", "mortal", "absent"):
         (first.parent / name).mkdir()
