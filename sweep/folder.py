@@ -66,6 +66,12 @@ def make_projector(config: SweepConfig) -> Projector:
     )
 
 
+def mlflow_page(config: SweepConfig) -> str:
+    """Where the sweep's experiment lies on an MLflow server, in the view for training (its first is another)."""
+    number = make_projector(config).experiment_id
+    return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
+
+
 def send(config: SweepConfig) -> bool:
     """Sends to MLflow what it lacks of a sweep; False, with a warning logged, when that is not possible now."""
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -110,6 +111,10 @@ def _start_sweep(update: RunUpdate, event: Event) -> None:
     data = event.data
     update.started, update.name = update.started or _ms(event.time), str(data["name"])
     update.tags |= {str(key): str(value)[:_MAX_TAG] for key, value in data["tags"].items()}
+    # Ticking this run in MLflow ticks its trials, and Compare takes a setting that one run lacks for one that differs.
+    # A searched one has no value here: of "NaN" the plot draws no line, of a missing one it draws a line at the top.
+    update.params = flatten(data["config"].get("train", {})) | dict.fromkeys(data["config"].get("space", {}), "NaN")
+    update.params.pop("run.output", None)
     update.status, update.ended = "RUNNING", None
     update.artifacts.append(Artifact(name="sweep.yaml", text=yaml.safe_dump(data["config"], sort_keys=False)))
 
@@ -154,6 +159,13 @@ def _end_trial(update: RunUpdate, event: Event) -> None:
     _end_as(update, state, event.data.get("reason"))
     update.ended = _ms(event.time)
     update.artifacts += [Artifact(path=str(path)) for path in event.data.get("artifacts", [])]
+    if event.kind is EventKind.TRIAL_ENDED and event.data["best_nme"] is None:
+        update.metrics.append(_no_nme(event))
+
+
+def _no_nme(event: Event) -> tuple[str, float, int, int]:
+    """No number, but there: MLflow's Compare draws by default only a metric that all selected runs have."""
+    return "best_nme", math.nan, _ms(event.time), 0
 
 
 def _end_as(update: RunUpdate, state: str, reason: str | None) -> None:
@@ -172,6 +184,8 @@ def _add_rerun(update: RunUpdate, event: Event) -> None:
     update.tags |= {"starsweep.purpose": data["purpose"], "starsweep.of": str(data["of"])}
     for step, row in enumerate(data["history"], 1):
         update.metrics += [(key, float(value), when, step) for key, value in row.items()]
+    if not any("best_nme" in row for row in data["history"]):
+        update.metrics.append(_no_nme(event))
     update.artifacts.append(Artifact(name="config.yaml", text=yaml.safe_dump(data["config"], sort_keys=False)))
     _end_as(update, data["state"], data["reason"])
 

@@ -24,6 +24,7 @@ from sweep.folder import (
     locked,
     logging_into,
     make_projector,
+    mlflow_page,
     python_command,
 )
 from sweep.ledger import Ledger
@@ -217,14 +218,15 @@ def _conclude(
 
     say(leaderboard.summary_line(records))
     folder, python = os.path.relpath(config.folder), python_command()
-    uri = resolve_uri(config.mlflow_uri, config.folder.parent)
     say(f"everything lies in {folder}")
     if (config.folder / REPORT_FILE).exists():
         say(f"look at it:         {folder}/{REPORT_FILE}")
+    uri, page = resolve_uri(config.mlflow_uri, config.folder.parent), mlflow_page(config)
     if uri.startswith("http"):
-        say(f"compare in MLflow:  {redact(uri)}, experiment {config.mlflow_experiment}")
+        say(f"compare in MLflow:  {redact(uri)}{page}")
     else:
         say(f"compare in MLflow:  {python} -m mlflow ui --backend-store-uri {shlex.quote(redact(uri))}")
+        say(f"                    and open http://127.0.0.1:5000{page}")
     if not sent:
         again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
         say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}{again}")

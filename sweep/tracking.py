@@ -290,6 +290,11 @@ class Projector:
             file.seek(self._progress.offset)
             return file.read().count(b"\n")
 
+    @property
+    def experiment_id(self) -> str:
+        """Of the experiment that holds the runs; empty while nothing was sent."""
+        return self._progress.experiment_id
+
     def run_id(self, key: str) -> str | None:
         """The run of a trial (its number as text) or rerun (its name), PARENT for the sweep's; None if unknown."""
         return self._progress.parent if key == PARENT else self._progress.trials.get(key)

@@ -1,0 +1,250 @@
+"""MLflow's own pages show a sweep without any setting up: a real sweep, a real server, a real browser.
+
+The pages are those of the MLflow that is installed. Asserted is what a user sees: names, headings, axes, pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import LOCKSTEP, SPACE, TINY, MlflowServer, Sweep
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from sweep.events import Event, EventKind
+from sweep.tracking import Projector
+from trainer.config import TrainConfig
+
+pytestmark = pytest.mark.slow
+MANY = 200
+AXES = ["loss.star_weight", "optim.lr", "best_nme"]
+SECONDS = 20  # that a page may take, on a machine with other work
+# The first visit opens a chat panel over the right quarter of the page; here it is the second.
+VISITED = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+
+
+def find_browser(own: str) -> str:
+    """The program of a Chromium: as told, as installed, or playwright's own."""
+    if told := os.environ.get("STARSWEEP_TEST_BROWSER"):
+        return told
+    installed = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    found = next(filter(None, installed), own if Path(own).exists() else None)
+    if found is None:
+        message = "no chromium on PATH (another place: STARSWEEP_TEST_BROWSER)"
+        if os.environ.get("CI", "").lower() in {"true", "1"}:
+            pytest.fail(f"{message}; in CI this is an error")
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        program = find_browser(playwright.chromium.executable_path)
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def sweep(browser, tmp_path_factory) -> Sweep:
+    """Five trials in the experiment "starsweep", one of them diverged before its first report, one stopped early."""
+    sweep = Sweep(tmp_path_factory.mktemp("browser") / "home")
+    done = sweep.run()
+    assert done.returncode == 0, done.stderr
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def server(sweep) -> Iterator[MlflowServer]:
+    """Shows the store of the sweep, with the 200 trials of another one in the experiment "many trials"."""
+    project_many(sweep.home / "many", f"sqlite:///{sweep.output / 'mlflow.db'}")
+    server = MlflowServer(sweep.output)
+    server.start()
+    yield server
+    server.kill()
+
+
+def project_many(folder: Path, uri: str) -> None:
+    """The event log of a sweep of 200 trials of eight epochs, as a driver would have written it, sent to MLflow."""
+    folder.mkdir()
+    clock, chance, lines = 1_700_000_000.0, random.Random(0), []
+
+    def add(kind: EventKind, trial: int | None = None, **data) -> None:
+        nonlocal clock
+        clock += 1
+        lines.append(Event(kind, trial, data, clock).to_line())
+
+    train = TrainConfig.model_validate(TINY).model_dump(mode="json")
+    add(EventKind.SWEEP_STARTED, name="many", tags={}, config={"space": SPACE, "train": train})
+    for number in range(MANY):
+        lr, star_weight = 10 ** chance.uniform(-4, -2), 10 ** chance.uniform(-2, 2)
+        params = {"loss.star_weight": star_weight, "optim.lr": lr}
+        config = train | {"optim": train["optim"] | {"lr": lr}, "loss": train["loss"] | {"star_weight": star_weight}}
+        add(EventKind.TRIAL_STARTED, number, params=params, config=config)
+        for step in range(1, 9):
+            add(EventKind.REPORT, number, step=step, metrics=dict.fromkeys(LOCKSTEP, star_weight / step))
+        add(EventKind.TRIAL_ENDED, number, state="COMPLETE", reason=None, best_nme=star_weight / 8)
+    add(EventKind.SWEEP_ENDED, state="FINISHED", summary="200 trials", best_trial=0, artifacts=[])
+    log = folder / "events.jsonl"
+    log.write_bytes(b"".join(lines))
+    Projector(log, uri, "many trials", folder / "mlflow.json", folder / "mlartifacts").catch_up()
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[Page]:
+    """A page of a fresh profile that asks nobody but the server."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(SECONDS * 1000)
+    context.add_init_script(VISITED)
+    context.route(re.compile(rf"^https?://(?!127\.0\.0\.1:{server.port}/)"), lambda route: route.abort())
+    expect.set_options(timeout=SECONDS * 1000)
+    yield context.new_page()
+    context.close()
+
+
+def open_experiment(page: Page, server: MlflowServer, sweep: Sweep, name: str) -> None:
+    """The address that a user of "Model training" gets when he clicks on the experiment."""
+    number = sweep.client().get_experiment_by_name(name).experiment_id
+    page.goto(f"{server.uri}/#/experiments/{number}?workflowType=machine_learning")
+    expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+
+
+def link(page: Page, name: str | re.Pattern) -> Locator:
+    return page.get_by_role("link", name=name, exact=isinstance(name, str))
+
+
+def row_of(page: Page, name: str) -> Locator:
+    return page.get_by_role("row").filter(has=link(page, name))
+
+
+def unfold(page: Page, parent: str) -> None:
+    """Shows the trials of a sweep in the table of runs."""
+    row_of(page, parent).get_by_role("gridcell").filter(has=link(page, parent)).get_by_role("button").click()
+    expect(link(page, re.compile(r"^\d+ \w+="))).not_to_have_count(0)
+
+
+def box(page: Page, name: str) -> Locator:
+    return row_of(page, name).get_by_role("checkbox", name="Press Space")
+
+
+def compare(page: Page) -> None:
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.wait_for_url("**/#/compare-runs?*")
+
+
+def drawn(page: Page, runs: int) -> dict[str, list[float]]:
+    """Axes of the plot that Compare opens with, in order, each with its value of each run; NaN is not drawn."""
+    expect(page.get_by_role("heading", name=f"Comparing {runs} Runs from 1 Experiment")).to_be_visible()
+    expect(page.get_by_role("tab", name="Parallel Coordinates Plot")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".axis-title")).to_have_text(AXES)
+    data = page.locator(".js-plotly-plot").first.evaluate("plot => plot.data[0].dimensions")
+    return {axis["label"]: [float(value) for value in axis["values"]] for axis in data}
+
+
+def names(sweep: Sweep) -> dict[int, str]:
+    """Run names of the trials by number."""
+    return {number: run.info.run_name for number, run in sweep.runs().items() if number is not None}
+
+
+def test_a_sweep_is_one_run_with_its_trials_below(page, server, sweep):
+    open_experiment(page, server, sweep, "starsweep")
+    assert "/runs" in page.url  # not the pages for GenAI
+    expect(row_of(page, "faces")).to_be_visible()
+    expect(page.get_by_text("6 matching runs")).to_be_visible()
+    for name in names(sweep).values():
+        expect(link(page, name)).to_have_count(0)
+    unfold(page, "faces")
+    for name in names(sweep).values():
+        expect(link(page, name)).to_be_visible()
+    parent, trial = link(page, "faces").bounding_box(), link(page, names(sweep)[0]).bounding_box()
+    assert trial["x"] > parent["x"] + 5  # indented
+
+
+def test_compare_shows_the_searched_settings_and_the_best_nme(page, server, sweep):
+    assert sweep.states()[1] == "DIVERGED"  # it has no NME, and takes the axis from nobody
+    open_experiment(page, server, sweep, "starsweep")
+    unfold(page, "faces")
+    box(page, names(sweep)[4]).check()
+    box(page, names(sweep)[0]).click(modifiers=["Shift"])
+    compare(page)
+    axes = drawn(page, runs=5)
+    for axis in AXES:
+        expected = [float(row[axis] or "nan") for row in sweep.leaderboard()]
+        assert sorted(map(repr, axes[axis])) == sorted(map(repr, expected)), axis
+
+
+def test_compare_of_the_whole_sweep_draws_the_trials_only(page, server, sweep):
+    open_experiment(page, server, sweep, "starsweep")
+    unfold(page, "faces")
+    box(page, "faces").check()  # and with it the trials
+    compare(page)
+    axes = drawn(page, runs=6)
+    assert sum(math.isnan(value) for value in axes["loss.star_weight"]) == 1
+
+
+def test_compare_leads_to_the_nme_curves_by_epoch(page, server, sweep):
+    open_experiment(page, server, sweep, "starsweep")
+    unfold(page, "faces")
+    box(page, "faces").check()
+    compare(page)
+    link(page, "val/nme").click()
+    expect(page.get_by_role("heading", name="val/nme").first).to_be_visible()
+    expect(page.get_by_role("radio", name="Step", exact=True)).to_be_checked()
+    expect(page.get_by_text("(step=3)").first).to_be_visible()
+    expect(page.locator(".scatterlayer .trace")).not_to_have_count(0)
+    lines = page.locator(".js-plotly-plot").evaluate("plot => plot.data.map(line => [line.name, [...line.x]])")
+    epochs = {names(sweep)[trial]: [] for trial, _ in sorted(sweep.reports())}
+    for trial, epoch in sorted(sweep.reports()):
+        epochs[names(sweep)[trial]].append(epoch)
+    assert {name: steps for name, steps in lines if steps} == epochs
+
+
+def test_the_chart_view_draws_the_curves_of_all_trials(page, server, sweep):
+    open_experiment(page, server, sweep, "starsweep")
+    expect(row_of(page, "faces")).to_be_visible()
+    unfold(page, "faces")
+    page.locator("label").filter(has=page.locator("input[value=CHART]")).click()
+    expect(page.locator(".scatterlayer .trace").first).to_be_visible()
+    for metric in ("train/loss", "val/nme"):
+        expect(page.get_by_role("main").get_by_text(metric, exact=True).first).to_be_visible()
+
+
+def test_the_note_of_the_sweep_shows_its_summary(page, server, sweep):
+    open_experiment(page, server, sweep, "starsweep")
+    link(page, "faces").click()
+    expect(page.get_by_text(re.compile(r"^5 trials: 2 complete, .*; best val NME [\d.]+%"))).to_be_visible()
+    table = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="best val NME"))
+    expect(table.get_by_role("row")).to_have_count(1 + 5)  # Markdown, drawn as a table
+    expect(link(page, re.compile("^[0-4] lr="))).to_have_count(5)  # and the trials, a click away
+
+
+def test_the_picture_of_a_trial_opens(page, server, sweep):
+    open_experiment(page, server, sweep, "starsweep")
+    unfold(page, "faces")
+    link(page, names(sweep)[0]).click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("ced.png", exact=True).first.click()
+    page.wait_for_function("[...document.querySelectorAll('main img')].some(i => i.naturalWidth > 300)")
+
+
+def test_200_trials_are_shown_and_compared(page, server, sweep):
+    open_experiment(page, server, sweep, "many trials")
+    expect(link(page, "many")).to_have_count(1)
+    page.get_by_role("button", name="Load more").click()
+    expect(page.get_by_text(f"{MANY + 1} matching runs")).to_be_visible()
+    unfold(page, "many")
+    expect(link(page, re.compile(f"^{MANY - 1} star_weight="))).to_be_visible()
+    page.locator(".ag-body-viewport").evaluate("table => table.scrollTo(0, table.scrollHeight)")
+    expect(link(page, re.compile("^0 star_weight="))).to_be_visible()
+    page.locator(".ag-body-viewport").evaluate("table => table.scrollTo(0, 0)")
+    box(page, "many").check()
+    compare(page)
+    axes = drawn(page, runs=MANY + 1)
+    assert len(set(axes["loss.star_weight"])) > MANY
