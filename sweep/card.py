@@ -63,20 +63,20 @@ def _card(arguments: argparse.Namespace) -> int:
     target = sweep.folder / CARD_FOLDER
     target.mkdir(exist_ok=True)
     card, checkpoint = _publish_files(sweep, folder, target)
-    failure = None
-    if not arguments.no_register:
-        try:
-            card = replace(card, registered=_register(sweep, key, checkpoint, card))
-        except TrackingUnavailable as error:
-            failure = redact(str(error))
-    (target / "README.md").write_text(card_text(sweep, card), encoding="utf-8")
     write_yaml(_metafile(card), target / "metafile.yml")
-    print(target / "README.md")
-    if card.registered:
-        print(f"registered: {card.registered}")
-    if failure:
-        print(f"not registered: {failure}; the same command tries again", file=sys.stderr)
-    return 1 if failure else 0
+    text = target / "README.md"
+    text.write_text(card_text(sweep, card), encoding="utf-8")
+    print(text)
+    if arguments.no_register:
+        return 0
+    try:
+        card = replace(card, registered=_register(sweep, key, checkpoint, card))
+    except TrackingUnavailable as error:
+        print(f"not registered: {redact(str(error))}; the same command tries again", file=sys.stderr)
+        return 1
+    text.write_text(card_text(sweep, card), encoding="utf-8")
+    print(f"registered: {card.registered}")
+    return 0
 
 
 def _source(sweep: Sweep) -> tuple[str, Path]:
@@ -99,12 +99,13 @@ def _publish_files(sweep: Sweep, folder: Path, target: Path) -> tuple[Published,
     config = public(trained)
     size = config.data.image_size
     model = "_".join([config.model.backbone, config.loss.name, config.data.kind, f"{size}x{size}"])
-    for old in target.glob(f"{model}-*"):
-        old.unlink()
     weights, log = target / f"{model}.pt", target / f"{model}.jsonl"
     checkpoint.save({**state, "config": config.tree()}, weights)
     shutil.copyfile(folder / METRICS_FILE, log)
     weights, log = _with_hash(weights), _with_hash(log)
+    for old in (*target.glob("*.pt"), *target.glob("*.jsonl")):  # of an older card
+        if old not in (weights, log):
+            old.unlink()
     best = sweep.best
     val_nme = best.best_nme if best is not None and best.best_nme is not None else float("nan")
     final, device = sweep.findings.get("final"), str(state.get("device", "unknown"))

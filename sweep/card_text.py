@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -47,7 +48,7 @@ def card_text(sweep: Sweep, card: Published) -> str:
     """The whole card."""
     parts = [
         f"# {card.model}",
-        _warning(card),
+        _warning(card, sweep.test_readings),
         _row(card),
         "## Measured\n\n" + _measured(sweep, card),
         "## Protocol\n\n" + _protocol(card),
@@ -69,7 +70,7 @@ def dataset(config: TrainConfig) -> str:
     return DATASETS[config.data.kind]
 
 
-def _warning(card: Published) -> str:
+def _warning(card: Published, readings: int) -> str:
     lines = []
     if card.config.data.kind == "synthetic":
         lines.append(
@@ -77,8 +78,9 @@ def _warning(card: Published) -> str:
             "works; they say nothing about real faces and must not be compared with published ones."
         )
     if card.final is None:
+        read = f"was read {readings} times, without a result" if readings else "was not read"
         lines.append(
-            "**Validation NME.** The test split was not read. The number below chose this model, and is therefore too "
+            f"**Validation NME.** The test split {read}. The number below chose this model, and is therefore too "
             "good; `sweep.rerun NAME --final` measures it on the test faces, once."
         )
     return "\n>\n".join(f"> {line}" for line in lines)
@@ -112,12 +114,13 @@ def _measured(sweep: Sweep, card: Published) -> str:
 
 def _final(final: Mapping[str, Any], readings: int) -> str:
     low, high = final["interval"]
-    networks = "1 network" if len(final["seeds"]) == 1 else f"{len(final['seeds'])} networks"
-    seeds = ", ".join(map(str, final["seeds"]))
+    count = len(final["seeds"])
+    seeds = f"seed{'s' * (count != 1)} " + ", ".join(map(str, final["seeds"]))
+    networks = f"{count} network{'s' * (count != 1)} ({seeds}) of trial {final['trial']}"
     each = ", ".join(percent(nme) for nme in final["nme_of_seeds"])
     again = "" if readings == 1 else f" **The test split was read {readings} times for this sweep.**"
     text = (
-        f"Test split, {final['faces']} faces, {networks} (seeds {seeds}) trained on train + val: NME "
+        f"Test split, {final['faces']} faces, {networks}, trained on train + val: NME "
         f"{percent(final['nme'])} % (95 % interval {percent(low)} to {percent(high)}, bootstrap over faces and seeds; "
         f"each: {each}), FR@0.10 {percent(final['fr10'])} %, AUC@0.10 {final['auc10']:.4f}. The checkpoint is that of "
         f"the first seed.{again}"
@@ -175,7 +178,7 @@ def _values(d: Any) -> str:
 
 def _environment(sweep: Sweep, card: Published) -> str:
     shown = {key: value for key, value in sweep.tags.items() if key not in ("command", "sampler", "pruner")}
-    shown |= card.final["provenance"] if card.final is not None else {}
+    shown |= card.final.get("provenance", {}) if card.final is not None else {}
     shown["config.hash"] = card.config_hash
     shown["seed"] = str(card.config.run.seed)
     shown["device"] = card.device
@@ -197,9 +200,12 @@ def _public(config: TrainConfig) -> dict[str, Any]:
 
 
 def public(config: TrainConfig) -> TrainConfig:
-    """The config without the folders of this machine."""
-    root = config.data.root and config.data.root.rstrip("/").rpartition("/")[2]
-    return config.replace({"run.output": None, "data.cache_dir": None, "data.root": root})
+    """The config without the folders of this machine: of a whole path, its last part."""
+    data = config.data
+    paths = {f"data.{key}": getattr(data, key) for key in ("root", "train_list", "val_list", "test_list")}
+    paths["model.pretrained"] = config.model.pretrained
+    short = {key: Path(path).name if path and Path(path).is_absolute() else path for key, path in paths.items()}
+    return config.replace({"run.output": None, "data.cache_dir": None, **short})
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -117,15 +117,31 @@ def _spread(jobs: Sequence[Job]) -> dict[str, Any]:
     return {"trial": jobs[0].of.number, "seeds": used, "nme": values, "mean": float(np.mean(values)), "std": std}
 
 
+def likely_difference(std: float, seeds: int) -> float:
+    """What two runs of one config differ by at most, 19 times in 20, given the standard deviation of so many seeds.
+
+    The 97.5 % point of Student's t with seeds - 1 degrees of freedom, times the deviation of a difference of two runs.
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, seeds - 1)) * 2**0.5 * std
+
+
 def _errors(jobs: Sequence[Job], name: str) -> NDArray[np.floating]:
     """NME of each face in each run, (S, N)."""
     return np.stack([np.load(job.folder / name) for job in jobs])
 
 
+def spread_text(found: Mapping[str, Any]) -> str:
+    """Mean and standard deviation, such as '6.70% +- 0.13%'; one seed has no deviation."""
+    return f"{found['mean']:.2%}" + (f" +- {found['std']:.2%}" if len(found["seeds"]) > 1 else "")
+
+
 def seeds_text(detail: Mapping[str, Any]) -> str:
     """What the seeds have shown, in words."""
     a, b = detail["winner"], detail["runner_up"]
-    text = f"trial {a['trial']} with {len(a['seeds'])} other seeds: val NME {a['mean']:.2%} +- {a['std']:.2%}"
+    seeds = f"{len(a['seeds'])} other seed{'s' * (len(a['seeds']) != 1)}"
+    text = f"trial {a['trial']} with {seeds}: val NME {spread_text(a)}"
     if b is None:
         return f"{text}; there is no other complete trial to compare it with"
     low, high = detail["interval"]
@@ -134,7 +150,7 @@ def seeds_text(detail: Mapping[str, Any]) -> str:
     else:
         verdict = "is worse" if low > 0 else "is better than the winner, whose lead was luck"
     return (
-        f"{text}; runner-up, trial {b['trial']}: {b['mean']:.2%} +- {b['std']:.2%}, "
+        f"{text}; runner-up, trial {b['trial']}: {spread_text(b)}, "
         f"{detail['difference'] * 100:+.2f} points (95 %: {low * 100:+.2f} to {high * 100:+.2f}): it {verdict}"
     )
 

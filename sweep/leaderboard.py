@@ -53,4 +53,4 @@ def summary_line(records: Sequence[TrialRecord]) -> str:
     parts = ", ".join(f"{counts[s]} {s.value.lower()}" for s in State if counts[s])
     winner = best(records)
     found = f"; best val NME {winner.best_nme:.2%} (trial {winner.number})" if winner else ""
-    return f"{len(records)} trials: {parts or 'none'}{found}"
+    return f"{len(records)} trial{'s' * (len(records) != 1)}: {parts or 'none'}{found}"

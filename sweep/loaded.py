@@ -110,7 +110,7 @@ class Sweep:
     @property
     def trial_hours(self) -> float:
         """Hours trained by all trials, those side by side counted each."""
-        return sum(span.end - span.start for span in self.spans) / 3600
+        return sum(max(0.0, span.end - span.start) for span in self.spans) / 3600
 
     @cached_property
     def trials(self) -> pd.DataFrame:

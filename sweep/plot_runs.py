@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,7 @@ def curves_of(sweep: Sweep, most: int = 5) -> dict[str, NDArray[np.floating]]:
     found: dict[str, NDArray[np.floating]] = {}
     for r in [*ranked[:most], *(r for r in known if r not in ranked[:most])]:
         path = sweep.config.trial_folder(r.number) / FACES_FILE
-        if path.exists():
+        with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or damaged
             found[label(r) + (KNOWN if r in known else "")] = np.load(path)
     return found
 
@@ -130,8 +131,10 @@ def optimisation_history(sweep: Sweep) -> go.Figure | None:
     return made
 
 
-def histories(sweeps: Sequence[Sweep]) -> go.Figure:
-    """Best NME against epochs spent, of several sweeps."""
+def histories(sweeps: Sequence[Sweep]) -> go.Figure | None:
+    """Best NME against epochs spent, of several sweeps; None without any report."""
+    if not any(sweep.reported for sweep in sweeps):
+        return None
     made = figure("epochs trained, all trials together", "best val NME % so far", height=420)
     for sweep, colour in zip(sweeps, itertools.cycle(LINES), strict=False):
         epochs, values = spent(sweep)
@@ -219,8 +222,10 @@ def bars(groups: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
     return made
 
 
-def trials_of(sweeps: Sequence[Sweep]) -> go.Figure:
-    """The best NME of every trial, a column a sweep."""
+def trials_of(sweeps: Sequence[Sweep]) -> go.Figure | None:
+    """The best NME of every trial, a column a sweep; None where no trial has one."""
+    if not any(finite(sweep.ranked) for sweep in sweeps):
+        return None
     made = figure("", "best val NME %", showlegend=False)
     for sweep, colour in zip(sweeps, itertools.cycle(LINES), strict=False):
         trials = finite(sweep.ranked)

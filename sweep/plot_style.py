@@ -48,12 +48,20 @@ def figure(x: str, y: str, height: int = 420, **layout: Any) -> go.Figure:
 
 def log_axis(axis: Any, values: Sequence[float]) -> None:
     """Makes an axis of percentages logarithmic, with ticks where a person would put them."""
-    low, high = min(values), max(values)
-    nice = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 1.5, 2, 3, 4, 5, 6, 7, 8)]
-    ticks = [tick for tick in nice if low * 0.9 <= tick <= high * 1.1]
-    if high > low * 12:
-        ticks = [tick for tick in ticks if f"{tick:e}"[:3] in ("1.0", "2.0", "5.0")]
+    ticks = nice_ticks(min(values), max(values))
     axis(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2, 5 a decade, more of them where the axis is short, powers of ten where long."""
+    digits: tuple[float, ...] = (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
+    if high > low * 1000:
+        digits = (1,)
+    elif high > low * 12:
+        digits = (1, 2, 5)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    nice = [digit * 10.0**power for power in decades for digit in digits]
+    return [tick for tick in nice if low * 0.9 <= tick <= high * 1.1]
 
 
 def finite(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -14,7 +14,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.loaded import Sweep
-from sweep.plot_style import COLOURS, LINES, SYMBOLS, figure, finite, label
+from sweep.plot_style import COLOURS, LINES, SYMBOLS, figure, finite, label, nice_ticks
 from sweep.records import State, TrialRecord
 from sweep.space import Dimension, short_name
 from sweep.study import distribution
@@ -153,11 +153,11 @@ def _axis_of(d: Dimension, values: Sequence[Any]) -> dict[str, Any]:
 
 def _axis(name: str, values: Sequence[float], *, log: bool) -> dict[str, Any]:
     low, high = min(values), max(values)
-    ticks = np.geomspace(low, high, 6) if log else np.linspace(low, high, 6)
-    texts = [f"{tick:.2g}" for tick in ticks]
-    if not log:
-        return {"label": name, "values": list(values), "tickvals": ticks, "ticktext": texts}
-    return {"label": name, "values": np.log10(values), "tickvals": np.log10(ticks), "ticktext": texts}
+    ticks = [t for t in nice_ticks(low, high) if low <= t <= high] if log else list(np.linspace(low, high, 6))
+    ticks = [low, *ticks, high] if log and len(ticks) < 3 else ticks
+    ticks = list(dict.fromkeys(ticks))
+    shown = (np.log10(values), np.log10(ticks)) if log else (list(values), ticks)
+    return {"label": name, "values": shown[0], "tickvals": shown[1], "ticktext": [f"{tick:.2g}" for tick in ticks]}
 
 
 def importance(sweep: Sweep) -> go.Figure | None:
@@ -166,7 +166,7 @@ def importance(sweep: Sweep) -> go.Figure | None:
     The bars are means over resampled trials, the lines their middle 80 %; None where there is too little to say.
     """
     trials, keys = finite(list(sweep.records.values())), [d.key for d in sweep.config.dimensions]
-    if len(trials) < 8 or len(keys) < 2:
+    if len(trials) < 8 or len(keys) < 2 or len({r.best_nme for r in trials}) < 2:
         return None
     rng = np.random.default_rng(0)
     shares = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,12 @@ def _make_name(client: MlflowClient, name: str) -> None:
 
 
 def _add(client: MlflowClient, run_id: str, name: str, checkpoint: Path, tags: dict[str, str]) -> str:
+    place = f"model-{tags[_CHECKPOINT_TAG][:8]}"  # a run that was trained again may have an older version's model
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         _save(model, checkpoint)
-        client.log_artifacts(run_id, str(model), "model")
-    made = client.create_model_version(name, f"runs:/{run_id}/model", run_id=run_id, tags=tags)
+        client.log_artifacts(run_id, str(model), place)
+    made = client.create_model_version(name, f"runs:/{run_id}/{place}", run_id=run_id, tags=tags)
     return str(made.version)
 
 
@@ -94,8 +95,16 @@ def _save(path: Path, checkpoint: Path) -> None:
         code_paths=[str(Path(str(trainer.__file__)).parent)],
         signature=signature,
         input_example=_example(),
-        pip_requirements=[f"{package}=={version(package)}" for package in _NEEDED],
+        pip_requirements=[*map(_pinned, _NEEDED)],
     )
+
+
+def _pinned(package: str) -> str:
+    """Such as torch==2.14.1, without a build's own suffix, which no registry has."""
+    try:
+        return f"{package}=={version(package).partition('+')[0]}"
+    except PackageNotFoundError:  # OpenCV has several packages
+        return package
 
 
 def _example() -> Any:

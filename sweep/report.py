@@ -10,18 +10,34 @@ import os
 import string
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sweep.command import add_sweep_argument, carry_out, load_all_given
-from sweep.evidence import final_text, repeat_text, seeds_text
+from sweep.config import SweepConfig
 from sweep.faces import Measured, measure
-from sweep.folder import REPORT_FILE
+from sweep.folder import LOG_FILE, REPORT_FILE
 from sweep.leaderboard import summary_line
-from sweep.loaded import Sweep
-from sweep.records import State
-from sweep.space import format_params, format_value, short_name
+from sweep.loaded import Sweep, load
+from sweep.report_text import (
+    CED,
+    CURVES,
+    HISTORY,
+    IMPORTANCE,
+    PARALLEL,
+    PARTS,
+    STRIP,
+    SURFACE,
+    TOO_LITTLE,
+    WORST,
+    comparison_row,
+    evidence_lines,
+    norm_text,
+    unequal,
+)
+from sweep.space import format_value, short_name
 from trainer.settings import ArgumentParser, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -50,6 +66,8 @@ def _report(arguments: argparse.Namespace) -> int:
     path = arguments.out or default
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"--out {path}: is a folder")
     print(write_report(sweeps, path))
     return 0
 
@@ -68,32 +86,49 @@ def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
     text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         written=time.strftime("%Y-%m-%d %H:%M"),
+        norm=html.escape(" or ".join(sorted({norm_text(sweep.config.train.data.landmarks) for sweep in sweeps}))),
         plotly=get_plotlyjs(),
         sections="\n".join(sections),
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def refresh_report(config: SweepConfig) -> Path | None:
+    """Writes a sweep's report anew, if its config wants one; a fault of the display is only logged."""
+    if not config.report:
+        return None
+    try:
+        return write_report([load(config.folder)], config.folder / REPORT_FILE)
+    except Exception:
+        logger.warning("the report could not be written, see %s", config.folder / LOG_FILE)
+        logger.info("what went wrong:\n%s", traceback.format_exc())
+        return None
 
 
 def _one(sweep: Sweep) -> list[str]:
     from sweep import plot_runs, plots
 
     measured = _measured(sweep)
-    params = ", ".join(short_name(d.key) for d in plots.numeric(sweep)[:2])
+    ranges = " and ".join(short_name(d.key) for d in plots.numeric(sweep)[:2])
+    over = f"NME over {ranges}" if " and " in ranges else "NME over two ranges"
     return [
         _section("Result", _summary(sweep) + _leaderboard(sweep)),
         _section("What is known about the winner", _evidence(sweep)),
-        _drawn(f"NME over {params}", _SURFACE, lambda: plots.response_surface(sweep)),
-        _drawn("Parallel coordinates", _PARALLEL, lambda: plots.parallel_coordinates(sweep)),
-        _drawn("Importance of the parameters", _IMPORTANCE, lambda: plots.importance(sweep)),
-        _drawn("Learning curves", _CURVES, lambda: plot_runs.learning_curves(sweep)),
-        _drawn("Error distribution", _CED, lambda: plot_runs.error_curves(plot_runs.curves_of(sweep))),
-        _drawn("Optimisation history", _HISTORY, lambda: plot_runs.optimisation_history(sweep)),
+        _drawn(over, SURFACE, lambda: plots.response_surface(sweep)),
+        _drawn("Parallel coordinates", PARALLEL, lambda: plots.parallel_coordinates(sweep)),
+        _drawn("Importance of the parameters", IMPORTANCE, lambda: plots.importance(sweep)),
+        _drawn("Learning curves", CURVES, lambda: plot_runs.learning_curves(sweep)),
+        _drawn("Error distribution", CED, lambda: plot_runs.error_curves(plot_runs.curves_of(sweep))),
+        _drawn("Optimisation history", HISTORY, lambda: plot_runs.optimisation_history(sweep)),
         _drawn("Timeline of the slots", "Numbers are trials.", lambda: plot_runs.timeline(sweep)),
-        _drawn("NME by part of the face", _PARTS, lambda: plot_runs.bars(_groups(sweep, measured, "parts"))),
-        _drawn("NME by subset", _PARTS, lambda: plot_runs.bars(_groups(sweep, measured, "subsets"))),
+        _drawn("NME by part of the face", PARTS, lambda: plot_runs.bars(_groups(sweep, measured, "parts"))),
+        _drawn("NME by subset", PARTS, lambda: plot_runs.bars(_groups(sweep, measured, "subsets"))),
         _section("Worst faces of the winner", _worst(measured)),
         _section("Where the numbers come from", _provenance(sweep, measured)),
     ]
@@ -107,28 +142,9 @@ def _several(sweeps: Sequence[Sweep]) -> list[str]:
         _section("Side by side", _comparison(sweeps) + _warnings(sweeps)),
         _drawn("Best NME against epochs", "", lambda: plot_runs.histories(sweeps)),
         _drawn("Error distribution of the winners", "On the validation faces.", lambda: plot_runs.error_curves(best)),
-        _drawn("All trials", _STRIP, lambda: plot_runs.trials_of(sweeps)),
+        _drawn("All trials", STRIP, lambda: plot_runs.trials_of(sweeps)),
         *(_section(f"Sweep {s.name}", _summary(s) + _leaderboard(s) + _evidence(s)) for s in sweeps),
     ]
-
-
-_SURFACE = (
-    "Colours: a surface through the trials that have an NME; further parameters stand at the winner's values. Stopped "
-    "trials count with what they had reached."
-)
-_PARALLEL = "All trials that have an NME; drag along an axis to choose among them."
-_IMPORTANCE = (
-    "Which parameter decides whether a trial is among the best tenth (PED-ANOVA). Lines: 80 % of resampled trials. "
-    "Wide lines mean that these trials cannot tell."
-)
-_CURVES = "Triangles end trials that were stopped early, crosses those that diverged or failed."
-_CED = "On the validation faces, at the best epoch of each trial; dotted: configurations that were known before."
-_HISTORY = (
-    "Random search is simulated, not run: 200 times, every trial trained to its end and worth what the surface above "
-    "says there."
-)
-_PARTS = "The winner on the validation faces; after sweep.rerun --final also the final model on the test faces."
-_STRIP = "Each dot is a trial at its best NME."
 
 
 def _section(title: str, body: str) -> str:
@@ -139,7 +155,7 @@ def _drawn(title: str, note: str, draw: Callable[[], Any]) -> str:
     """A section with a figure, or with the reason why there is none."""
     made = draw()
     if made is None:
-        return _section(title, "<p>Too few trials to draw this.</p>")
+        return _section(title, f"<p>{html.escape(TOO_LITTLE)}</p>")
     settings = {"displaylogo": False, "responsive": True}
     body = made.to_html(full_html=False, include_plotlyjs=False, config=settings)
     return _section(title, f'<p class="note">{html.escape(note)}</p>\n{body}')
@@ -173,42 +189,6 @@ def _leaderboard(sweep: Sweep, most: int = 10) -> str:
     return _table(["trial", "state", "best val NME", "epochs", *map(short_name, keys)], rows)
 
 
-def _evidence(sweep: Sweep) -> str:
-    """What reruns have shown, and the seed noise beside the differences between trials."""
-    found, lines = sweep.findings, []
-    if "repeat" in found:
-        lines.append(repeat_text(found["repeat"]))
-    lines.append(_noise(sweep))
-    if "final" in found:
-        readings = sweep.test_readings
-        text = final_text(found["final"]).partition("\n")[0]  # parts and subsets have figures of their own
-        lines.append(f"{text}. The test split was read {readings} time{'s' * (readings != 1)}.")
-    else:
-        lines.append(f"Test: not read. Once, at the end:  python -m sweep.rerun {sweep.name} --final")
-    return "".join(f'<p class="lines">{html.escape(line)}</p>' for line in lines)
-
-
-def _noise(sweep: Sweep) -> str:
-    found = sweep.findings.get("seeds")
-    if found is None:
-        return (
-            "Seed noise: not measured, so small differences between trials may mean nothing. Measure it:  "
-            f"python -m sweep.rerun {sweep.name} --seeds 5"
-        )
-    std, best = found["winner"]["std"], sweep.best
-    text = seeds_text(found)
-    if best is None or best.best_nme is None or not std > 0:
-        return text
-    others = [r for r in sweep.records.values() if r.state is State.COMPLETE and r.number != best.number]
-    noise = 2 * 2**0.5 * std
-    near = [r for r in others if r.best_nme is not None and r.best_nme - best.best_nme < noise]
-    return (
-        f"{text}.\nSeed noise: {std * 100:.2f} points (standard deviation); two runs of one config differ by less than "
-        f"{noise * 100:.2f} points 19 times in 20. {len(near)} of {len(others)} other complete trials lie so near to "
-        "the winner."
-    )
-
-
 def _measured(sweep: Sweep) -> Measured | None:
     if sweep.best is None:
         return None
@@ -231,13 +211,12 @@ def _groups(sweep: Sweep, measured: Measured | None, name: str) -> dict[str, dic
 def _worst(measured: Measured | None) -> str:
     if measured is None:
         return "<p>The winner's weights or the faces are not here.</p>"
-    note = "Validation faces. Green: predicted; ellipses: standard deviation of the heatmap; red: to the truth."
     figures = [
         f'<figure><img alt="face with landmarks" src="data:image/jpeg;base64,{base64.b64encode(face.jpeg).decode()}">'
         f"<figcaption>NME {face.nme:.1%}<br>{html.escape(face.name)}</figcaption></figure>"
         for face in measured.worst
     ]
-    return f'<p class="note">{note}</p><div class="faces">{"".join(figures)}</div>'
+    return f'<p class="note">{WORST}</p><div class="faces">{"".join(figures)}</div>'
 
 
 def _provenance(sweep: Sweep, measured: Measured | None) -> str:
@@ -260,38 +239,18 @@ def _comparison(sweeps: Sequence[Sweep]) -> str:
         "test NME",
         "winner",
     ]
-    return _table(head, [_row(sweep) for sweep in sweeps])
+    return _table(head, [comparison_row(sweep) for sweep in sweeps])
 
 
-def _row(sweep: Sweep) -> list[str]:
-    train, best = sweep.config.train, sweep.best
-    seeds, final = sweep.findings.get("seeds"), sweep.findings.get("final")
-    return [
-        sweep.name,
-        train.loss.name,
-        train.model.head,
-        str(len(sweep.records)),
-        str(sweep.epochs_spent),
-        f"{sweep.trial_hours:.2f}",
-        "-" if best is None or best.best_nme is None else f"{best.best_nme:.2%}",
-        "-" if seeds is None else f"{seeds['winner']['mean']:.2%} +- {seeds['winner']['std']:.2%}",
-        "-" if final is None else f"{final['nme']:.2%}",
-        "-" if best is None else format_params(best.params),
-    ]
+def _evidence(sweep: Sweep) -> str:
+    return "".join(f'<p class="lines">{html.escape(line)}</p>' for line in evidence_lines(sweep))
 
 
 def _warnings(sweeps: Sequence[Sweep]) -> str:
-    """What makes these sweeps incomparable."""
-    compared: dict[str, list[Any]] = {
-        "data": [s.config.train.data.model_dump_json(exclude={"cache_dir", "workers", "augment"}) for s in sweeps],
-        "epochs a trial": [s.config.train.optim.epochs for s in sweeps],
-        "trials": [s.config.trials for s in sweeps],
-        "backbone": [s.config.train.model.backbone for s in sweeps],
-    }
-    unequal = [name for name, values in compared.items() if len(set(values)) > 1]
-    if not unequal:
+    differing = unequal(sweeps)
+    if not differing:
         return "<p>Same data, backbone, number of trials and epochs a trial: the budgets are equal.</p>"
-    return f'<p class="warning">Not on equal terms; these differ: {html.escape(", ".join(unequal))}.</p>'
+    return f'<p class="warning">Not on equal terms; these differ: {html.escape(", ".join(differing))}.</p>'
 
 
 if __name__ == "__main__":

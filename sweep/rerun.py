@@ -19,10 +19,10 @@ from sweep.command import RerunError, add_sweep_argument, carry_out, load_given
 from sweep.events import Event, EventKind, EventLog
 from sweep.evidence import Finding
 from sweep.folder import EVENTS_FILE, LOG_FILE, REPORT_FILE, locked, logging_into, python_command, send
-from sweep.loaded import Sweep, load
+from sweep.loaded import Sweep
 from sweep.provenance import provenance
 from sweep.records import State, TrialRecord
-from sweep.report import write_report
+from sweep.report import refresh_report
 from sweep.reruns import Job, final_jobs, is_done, run_jobs, seed_jobs
 from trainer.metrics import FACES_FILE
 from trainer.settings import ArgumentParser, ConfigError
@@ -79,8 +79,8 @@ def _rerun(arguments: argparse.Namespace) -> int:
         else:
             finding = work.seeds(arguments.seeds) if arguments.seeds else work.repeat()
         print(finding.text)
-        if sweep.config.report:
-            print(f"report: {write_report([load(sweep.folder)], sweep.folder / REPORT_FILE)}")
+        if report := refresh_report(sweep.config):
+            print(f"report: {report}")
         sent = send(sweep.config)
     if not sent:
         print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {sweep.folder}", file=sys.stderr)

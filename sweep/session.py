@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shlex
-import traceback
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -28,7 +27,6 @@ from sweep.folder import (
     python_command,
 )
 from sweep.ledger import Ledger
-from sweep.loaded import load
 from sweep.preparation import make_ready
 from sweep.provenance import provenance
 from sweep.records import TrialRecord
@@ -149,17 +147,11 @@ def _open_study(config: SweepConfig) -> Study:
 
 
 def _write_report(config: SweepConfig, stop: StopRequest, *, anew: bool) -> None:
-    """The report of the sweep as its log is now; a fault of the display must not end the sweep badly."""
-    path = config.folder / REPORT_FILE
-    if not config.report or stop.by_user or (path.exists() and not anew):  # who interrupts does not want to wait
-        return
-    try:
-        from sweep.report import write_report  # imports Plotly and torch: not before training is over
+    """The report of the sweep as its log is now, unless there is nothing new; who interrupts does not want to wait."""
+    if not stop.by_user and (anew or not (config.folder / REPORT_FILE).exists()):
+        from sweep.report import refresh_report  # imports Plotly and torch: not before training is over
 
-        write_report([load(config.folder)], path)
-    except Exception:
-        logger.warning("the report could not be written, see %s", config.folder / LOG_FILE)
-        logger.info("what went wrong:\n%s", traceback.format_exc())
+        refresh_report(config)
 
 
 def _sweep_started(config: SweepConfig, command: str, hashes: dict[str, str]) -> Event:

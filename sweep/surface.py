@@ -26,7 +26,7 @@ class Surface:
         records: trials; those without a finite NME are left out.
 
     Raises:
-        ValueError: fewer than three trials have an NME, or all of them lie on a line.
+        ValueError: fewer than three trials have an NME, or no surface fits them.
     """
 
     def __init__(self, dimensions: Sequence[Dimension], records: Sequence[TrialRecord]) -> None:
@@ -73,9 +73,10 @@ def draw_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator) -> 
 def _draw(d: Dimension, rng: np.random.Generator) -> float | int | str | bool | None:
     if d.kind == "choice":
         return d.choices[rng.integers(len(d.choices))]
-    share = float(rng.random())
-    value = d.low * (d.high / d.low) ** share if d.kind.startswith("log") else d.low + share * (d.high - d.low)
-    return round(value) if "int" in d.kind else value
+    half = 0.5 if "int" in d.kind else 0.0  # or the first and the last integer would come half as often, unlike Optuna
+    low, high, share = d.low - half, d.high + half, float(rng.random())
+    value = low * (high / low) ** share if d.kind.startswith("log") else low + share * (high - low)
+    return min(max(round(value), int(d.low)), int(d.high)) if half else value
 
 
 def random_search(

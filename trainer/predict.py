@@ -133,7 +133,7 @@ def draw_overlay(
 
     factor = max(1, -(-512 // max(picture.shape[:2])))
     canvas = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[..., ::-1].copy()
-    radius = max(1, max(canvas.shape[:2]) // 300)
+    radius = max(2, max(canvas.shape[:2]) // 300)
 
     def place(point: NDArray[np.floating]) -> tuple[int, ...]:
         """In sixteenths of a pixel of the canvas."""
@@ -149,7 +149,7 @@ def draw_overlay(
         canvas = cv2.addWeighted(canvas, 0.5, plain, 0.5, 0)  # many of them lie on top of each other
     for i, centre in enumerate(map(place, landmarks)):
         if truth is not None and np.isfinite(truth[i]).all():
-            cv2.line(canvas, centre, place(truth[i]), (60, 60, 255), max(1, radius), cv2.LINE_AA, 4)
+            cv2.line(canvas, centre, place(truth[i]), (60, 60, 255), radius - 1, cv2.LINE_AA, 4)
         cv2.circle(canvas, centre, radius * 16, (80, 255, 80), -1, cv2.LINE_AA, 4)
     return bytes(cv2.imencode(".png", canvas)[1])
 

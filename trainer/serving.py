@@ -36,7 +36,7 @@ class LandmarkPredictor:
             ValueError: another shape or type.
         """
         pictures = np.asarray(pictures)
-        if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
+        if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or 0 in pictures.shape[1:]:
             raise ValueError(f"pictures: must be uint8 (N, H, W, 3), but are {pictures.dtype} {pictures.shape}")
         box_scale = self.config.data.box_scale
         found = [predict_face(p, whole_picture(p, box_scale), self.config, self._model)[0] for p in pictures]

@@ -416,3 +416,54 @@ def test_synthetic_splits_are_disjoint_and_have_their_usual_sizes() -> None:
     assert [len(indices) for indices in ranges] == [1600, 200, 300]
     assert ranges[0].stop <= ranges[1].start
     assert ranges[1].stop <= ranges[2].start
+
+
+# --- train + val
+
+
+def test_train_and_val_are_the_union_without_a_face_of_test(tmp_path: Path) -> None:
+    config = write_w300(tmp_path, [f"{group}_{i}.jpg" for group in "abcdefgh" for i in (1, 2)])
+    write_w300(tmp_path, ["t_1.jpg", "t_2.jpg"], listing="test.txt")
+    parts = {split: read_split(config, split) for split in ("train", "val", "test", "train+val")}
+    train, val, both = parts["train"], parts["val"], parts["train+val"]
+    assert both.pictures == train.pictures + val.pictures
+    assert len(set(both.pictures)) == len(both) == 16
+    assert not set(both.pictures) & set(parts["test"].pictures)
+    assert not set(train.groups) & set(val.groups)
+    assert (both.groups, both.origins) == (train.groups + val.groups, train.origins + val.origins)
+    np.testing.assert_array_equal(both.landmarks, np.concatenate([train.landmarks, val.landmarks]))
+    np.testing.assert_array_equal(both.boxes, np.concatenate([train.boxes, val.boxes]))
+    assert both.attributes is None
+    assert both.layout is train.layout
+
+
+def test_limits_of_train_and_val_hold_in_their_union(tmp_path: Path) -> None:
+    config = write_w300(tmp_path, [f"{group}_{i}.jpg" for group in "abcdefgh" for i in (1, 2)])
+    config = config.model_copy(update={"train_faces": 5, "val_faces": 1, "val_fraction": 0.25})
+    both = read_split(config, "train+val")
+    assert both.pictures == read_split(config, "train").pictures + read_split(config, "val").pictures
+    assert len(both) == 6
+
+
+def test_attributes_and_messages_of_both_are_in_the_union(tmp_path: Path) -> None:
+    config = write_wflw(tmp_path, [wflw_line(attributes="0 1 0 0 1 0"), wflw_line(box="70 70 30 30")])
+    other = "val.txt"
+    (tmp_path / other).write_text(wflw_line("0--Parade/b.jpg", attributes="1 0 0 0 0 1") + "\n")
+    config = config.model_copy(update={"val_list": other, "skip_bad": True})
+    both = read_split(config, "train+val")
+    assert both.attributes is not None
+    assert both.attributes.tolist() == [
+        [False, True, False, False, True, False],
+        [True, False, False, False, False, True],
+    ]
+    assert len(both.skipped) == 1
+    assert ":2: " in both.skipped[0]
+
+
+def test_synthetic_train_and_val_hold_no_face_twice() -> None:
+    config = DataConfig(train_faces=7, val_faces=3, test_faces=4)
+    parts = {split: list(synthetic_indices(config, split)) for split in ("train", "val", "test", "train+val")}
+    assert parts["train+val"] == parts["train"] + parts["val"]
+    assert len(set(parts["train+val"])) == 10
+    assert not set(parts["train+val"]) & set(parts["test"])
+    assert read_split(config, "train+val").pictures == tuple(f"synthetic:0:{i}" for i in parts["train+val"])

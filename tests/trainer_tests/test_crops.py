@@ -541,3 +541,56 @@ def test_real_68_point_faces(tmp_path: Path, test_data: Path) -> None:
     np.testing.assert_allclose(
         split.norms, np.linalg.norm(split.landmarks[:, 36] - split.landmarks[:, 45], axis=1), rtol=1e-5
     )
+
+
+# --- train + val, and what tells one set of faces from another
+
+
+def test_crops_of_train_and_val_are_those_of_both(tmp_path: Path) -> None:
+    config = write_faces(tmp_path / "set", 4)
+    (tmp_path / "set" / "train.txt").write_text("f0.png\nf1.png\nf2.png")
+    (tmp_path / "set" / "val.txt").write_text("f3.png")
+    config = config.model_copy(update={"val_list": "val.txt"})
+    train, val, both = (load_split(config, split) for split in ("train", "val", "train+val"))
+    assert both.pictures == train.pictures + val.pictures
+    np.testing.assert_array_equal(both.images, np.concatenate([train.images, val.images]))
+    np.testing.assert_array_equal(both.landmarks, np.concatenate([train.landmarks, val.landmarks]))
+    assert len({train.fingerprint(), val.fingerprint(), both.fingerprint()}) == 3
+
+
+def test_the_fingerprint_does_not_depend_on_the_place(tmp_path: Path) -> None:
+    here, there = write_faces(tmp_path / "set", 3), write_faces(tmp_path / "far" / "away" / "set", 3)
+    first, second = load_split(here, "train"), load_split(there, "train")
+    assert first.pictures != second.pictures
+    assert first.fingerprint() == second.fingerprint()
+    assert len(first.fingerprint()) == 16
+
+
+def test_the_fingerprint_follows_annotations_names_order_and_number(tmp_path: Path) -> None:
+    config = write_faces(tmp_path / "set", 3)
+    root, seen = tmp_path / "set", [load_split(config, "train").fingerprint()]
+
+    points = (root / "f1.pts").read_text().splitlines()
+    x, y = points[10].split()
+    (root / "f1.pts").write_text("\n".join([*points[:10], f"{float(x) + 0.01:.3f} {y}", *points[11:]]))
+    seen.append(load_split(config, "train").fingerprint())  # one landmark by a hundredth of a pixel
+
+    (root / "train.txt").write_text("f1.png\nf0.png\nf2.png")
+    seen.append(load_split(config, "train").fingerprint())
+
+    (root / "train.txt").write_text("f1.png\nf0.png")
+    seen.append(load_split(config, "train").fingerprint())
+
+    for kind in ("png", "pts"):
+        (root / f"f0.{kind}").rename(root / f"g0.{kind}")
+    (root / "train.txt").write_text("f1.png\ng0.png")
+    seen.append(load_split(config, "train").fingerprint())
+
+    assert len(set(seen)) == 5
+
+
+def test_the_fingerprint_of_synthetic_faces_follows_their_seed(tmp_path: Path) -> None:
+    config = DataConfig(train_faces=2, image_size=32, cache_dir=str(tmp_path))
+    other = config.model_copy(update={"synthetic_seed": 1})
+    first, again = load_split(config, "train").fingerprint(), load_split(config, "train").fingerprint()
+    assert first == again != load_split(other, "train").fingerprint()

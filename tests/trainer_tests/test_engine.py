@@ -512,3 +512,73 @@ def test_two_steps_of_the_wflw_recipe(test_data: Path, tmp_path: Path, saved: Sa
     state = dict(saved)[LAST]
     assert {int(entry["step"]) for entry in state["optimizer"]["state"].values()} == {2}
     assert state["model"]["head.maps.weight"].shape == (98, 128, 1, 1)
+
+
+# --- train + val
+
+BOTH = {**FEW, "data.train_on": "train+val", "optim.epochs": 3}
+
+
+def test_a_final_model_is_trained_on_train_and_val_and_keeps_its_last_epoch(tiny: Tiny) -> None:
+    config = tiny({**BOTH, "optim.batch_size": 20, "optim.ema_decay": 0.5})
+    heard: list[EpochResult] = []
+    result = train(config, report=heard.append)
+    assert (result.best_nme, result.best_epoch, result.epochs) == (math.inf, 3, 3)
+    folder = result.folder
+    assert {p.name for p in folder.iterdir()} == {"config.yaml", "metrics.jsonl", LAST, BEST}
+    without_val = {name for name in METRICS if "val/" not in name and name != "best_nme"}
+    assert all(set(row) == {"epoch", *without_val} for row in rows_of(folder))
+    assert [r.epoch for r in heard] == [1, 2, 3]
+    best, last = checkpoint.load(folder / BEST), checkpoint.load(folder / LAST)
+    assert best["epoch"] == 3
+    assert math.isnan(best["val_nme"])
+    averaged = {k.removeprefix("module."): v for k, v in last["average"].items() if k != "n_averaged"}
+    assert_same(dict(best["model"]), averaged)
+    steps = {int(entry["step"]) for entry in last["optimizer"]["state"].values()}
+    assert steps == {3}  # all 20 faces in one batch an epoch
+
+
+def test_the_validation_faces_move_a_final_model(tiny: Tiny, saved: Saved) -> None:
+    plain = results(tiny({**FEW, "data.train_faces": 20}))
+    assert results(tiny({**BOTH, "optim.epochs": 2})) != [
+        {key: row[key] for key in ("train/loss", "lr")} for row in plain
+    ]
+    (more,) = results(tiny({**BOTH, "optim.epochs": 1, "data.val_faces": 8}))
+    (few,) = results(tiny({**BOTH, "optim.epochs": 1}))
+    assert more["train/loss"] != few["train/loss"]
+    assert [name for name, _ in saved].count(BEST) >= 3
+
+
+def test_a_final_model_that_was_interrupted_is_the_same_bit_for_bit(tiny: Tiny, tmp_path: Path, ticking: None) -> None:
+    changes = {**BOTH, "optim.ema_decay": 0.5, "run.checkpoint_seconds": 1}
+    whole, broken = (tiny({**changes, "run.output": str(tmp_path / "runs" / name)}) for name in ("whole", "broken"))
+    expected = train(whole)
+
+    def stop(result: EpochResult) -> None:
+        if result.epoch == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "runs" / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, report=stop)
+    assert not (folder / BEST).exists()  # nothing says that these weights are good for anything
+    again: list[EpochResult] = []
+    result = train(broken, report=again.append, resume_from=folder / LAST)
+    assert dataclasses.replace(result, folder=expected.folder) == expected
+    assert [timeless(row) for row in rows_of(folder)] == [timeless(row) for row in rows_of(expected.folder)]
+    assert [r.epoch for r in again] == [1, 2, 3]
+    for name in (LAST, BEST):
+        states = [checkpoint.load(f / name) for f in (expected.folder, folder)]
+        for state in states:
+            state["config"]["run"].pop("output")
+        if name == BEST:
+            assert all(math.isnan(state.pop("val_nme")) for state in states)
+        assert_same(*states)
+
+
+def test_train_and_val_is_another_config_than_train(tiny: Tiny) -> None:
+    plain = tiny(FEW)
+    assert plain.replace({"data.train_on": "train+val"}).identity() != plain.identity()
+    folder = train(plain.replace({"optim.epochs": 1})).folder
+    with pytest.raises(CheckpointError, match="belongs to another config"):
+        train(tiny({**BOTH, "optim.epochs": 1}), resume_from=folder / LAST)

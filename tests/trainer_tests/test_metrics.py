@@ -168,3 +168,80 @@ def test_an_infinite_error_is_beyond_every_threshold() -> None:
     with np.errstate(over="raise"):
         assert metrics.auc(np.array([0.05, np.inf])) == pytest.approx(0.25)
         assert metrics.ced(np.array([0.05, np.inf]))[1][-1] == 0.5
+
+
+# --- the bootstrap
+
+
+def test_bootstrap_of_equal_errors_is_exact() -> None:
+    means = metrics.bootstrap_means(np.full((3, 7), 0.25))
+    assert means.shape == (2000,)
+    assert set(means) == {0.25}
+    assert metrics.interval(means) == (0.25, 0.25)
+
+
+def test_bootstrap_draws_faces_as_often_as_the_binomial_says() -> None:
+    """Of two faces, both draws hit the first in a quarter of the samples, the second in another."""
+    means = metrics.bootstrap_means(np.array([[0.0, 1.0]]), draws=4000)
+    values, counts = np.unique(means, return_counts=True)
+    assert values.tolist() == [0, 0.5, 1]
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+
+
+def test_bootstrap_draws_runs_too() -> None:
+    means = metrics.bootstrap_means(np.array([[0.0] * 50, [1.0] * 50]), draws=4000)
+    values, counts = np.unique(means, return_counts=True)
+    assert values.tolist() == [0, 0.5, 1]
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+
+
+def test_bootstrap_spreads_like_the_mean() -> None:
+    errors = np.random.default_rng(0).normal(0.05, 0.02, (1, 400))
+    means = metrics.bootstrap_means(errors)
+    assert means.mean() == pytest.approx(errors.mean(), abs=1e-4)
+    assert means.std() == pytest.approx(errors.std() / 20, rel=0.08)
+
+
+def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(150):
+        low, high = metrics.interval(metrics.bootstrap_means(rng.exponential(0.05, (1, 100)), draws=150))
+        hits += low <= 0.05 <= high
+    assert 0.87 <= hits / 150 <= 0.99
+
+
+def test_bootstrap_is_the_same_every_time_and_another_with_another_seed() -> None:
+    errors = np.random.default_rng(0).random((2, 9))
+    first = metrics.bootstrap_means(errors, draws=50)
+    np.random.seed(3)
+    np.testing.assert_array_equal(metrics.bootstrap_means(errors, draws=50), first)
+    assert (metrics.bootstrap_means(errors, draws=50, seed=1) != first).any()
+
+
+def test_bootstrap_of_two_configs_draws_pairs() -> None:
+    errors = np.random.default_rng(0).random((3, 20))
+    difference = metrics.bootstrap_means(errors + 0.01) - metrics.bootstrap_means(errors)
+    np.testing.assert_allclose(difference, 0.01, atol=1e-12)
+    scaled = metrics.bootstrap_means(2 * errors) - metrics.bootstrap_means(errors)
+    np.testing.assert_allclose(scaled, metrics.bootstrap_means(errors), atol=1e-12)
+
+
+def test_bootstrap_leaves_out_faces_that_were_not_measured() -> None:
+    errors = np.array([[0.02, math.nan, 0.02], [0.02, math.nan, 0.02]])
+    means = metrics.bootstrap_means(errors, draws=200)
+    known = means[~np.isnan(means)]
+    np.testing.assert_allclose(known, 0.02)
+    assert np.isnan(means).sum() < 30  # all three draws hit the face without a number: 1 in 27
+
+
+def test_interval_by_hand() -> None:
+    samples = np.arange(101.0)
+    assert metrics.interval(samples) == pytest.approx((2.5, 97.5))
+    assert metrics.interval(samples, 0.5) == pytest.approx((25, 75))
+
+
+def test_interval_of_samples_that_hold_a_nan() -> None:
+    """A sample in which only faces without a number were drawn must not take the whole interval away."""
+    low, high = metrics.interval(np.append(np.arange(101.0), np.nan))
+    assert (low, high) == pytest.approx((2.5, 97.5))
