@@ -55,7 +55,8 @@ def _print_completion(shell: str) -> int:
     for name, (module, text) in COMMANDS.items():
         inner = importlib.import_module(module).build_parser()
         commands.add_parser(name, parents=[inner], add_help=False, help=text)
-    print(shtab.complete(parser, shell))
+    script = shtab.complete(parser, shell)
+    print(script.replace("complete -o bashdefault", "complete -o default -o bashdefault"))  # file names too
     return 0
 
 

@@ -84,27 +84,27 @@ def repeat_text(detail: Mapping[str, Any]) -> str:
     if detail["identical"]:
         return f"{same}; other values differ from epoch {detail['first_difference']}"
     return (
-        f"trial {number} again: val NME {again:.4%}, not the {before:.4%} of the sweep (by {again - before:+.4%}); "
-        f"they part at epoch {detail['first_difference']}. The same bits need the same kind of machine, versions and "
-        "threads (see the tags of the sweep's MLflow run)"
+        f"trial {number} again: val NME {again!r}, not the {before!r} of the sweep "
+        f"(by {(again - before) * 100:+.2g} points); they part at epoch {detail['first_difference']}. The same bits "
+        "need the same kind of machine, versions and threads (see the tags of the sweep's MLflow run)"
     )
 
 
 def seeds(winner: Sequence[Job], runner_up: Sequence[Job]) -> Finding:
     """Mean and spread over seeds of the winner, and whether the runner-up can be told from it.
 
-    The difference is that of pairs (same seed, same face); its interval comes from resampling seeds and faces. The
+    The difference is that of pairs (same seed, same face), see `difference_interval`; one seed decides nothing. The
     runs' folders must hold the NME of each validation face.
     """
     detail: dict[str, Any] = {"winner": _spread(winner), "runner_up": None}
     metrics = {"seeds/nme_mean": detail["winner"]["mean"], "seeds/nme_std": detail["winner"]["std"]}
     if runner_up:
         first, second = _errors(winner, FACES_FILE), _errors(runner_up, FACES_FILE)
-        low, high = interval(bootstrap_means(second) - bootstrap_means(first))
+        low, high = difference_interval(first, second)
         detail["runner_up"] = _spread(runner_up)
         detail["difference"] = detail["runner_up"]["mean"] - detail["winner"]["mean"]
         detail["interval"] = [low, high]
-        detail["distinguishable"] = bool(low > 0 or high < 0)
+        detail["distinguishable"] = bool(len(winner) > 1 and (low > 0 or high < 0))  # one seed cannot tell luck
         metrics |= {"seeds/runner_up_nme_mean": detail["runner_up"]["mean"], "seeds/difference": detail["difference"]}
     return Finding(SEEDS, metrics, detail, seeds_text(detail))
 
@@ -115,6 +115,23 @@ def _spread(jobs: Sequence[Job]) -> dict[str, Any]:
     std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     used = [job.config.run.seed for job in jobs]
     return {"trial": jobs[0].of.number, "seeds": used, "nme": values, "mean": float(np.mean(values)), "std": std}
+
+
+def difference_interval(first: NDArray[np.floating], second: NDArray[np.floating]) -> tuple[float, float]:
+    """The 95 % interval of how much larger the mean NME of `second` is, (S, N) each, of the same seeds and faces.
+
+    The faces' part of the variance is that of a bootstrap over faces. The seeds' part is that of their differences,
+    with Student's t: a bootstrap of so few of them is too narrow. One seed gives the faces' part alone.
+    """
+    from scipy.stats import t
+
+    pairs = second - first
+    faces = bootstrap_means(pairs.mean(0)[None])
+    if len(pairs) == 1:
+        return interval(faces)
+    each = np.array([mean(row) for row in pairs])
+    half = float(t.ppf(0.975, len(each) - 1) * np.sqrt(each.var(ddof=1) / len(each) + np.nanvar(faces)))
+    return float(each.mean()) - half, float(each.mean()) + half
 
 
 def likely_difference(std: float, seeds: int) -> float:

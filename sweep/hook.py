@@ -40,6 +40,9 @@ def at_end(command: str | None, config: SweepConfig) -> Iterator[End]:
     end = End()
     try:
         yield end
+    except KeyboardInterrupt:
+        end.code = INTERRUPTED
+        raise
     finally:
         if command is not None:
             _call(command, {"NAME": config.name, "FOLDER": str(config.folder), "STATE": end.state} | _facts(config))

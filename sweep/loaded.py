@@ -150,6 +150,8 @@ def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) ->
             reader.take(event)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except (KeyError, TypeError) as error:  # a line that speaks of what no line before it began
+        raise ConfigError(f"{folder / EVENTS_FILE}: does not fit together ({error!r})") from None
     reader.close()
     return loaded
 

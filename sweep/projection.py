@@ -95,7 +95,7 @@ def fold(
         elif event.kind is EventKind.SWEEP_ENDED:
             _end_sweep(updates, event, best_of)
         elif event.kind is EventKind.RERUN:
-            _add_rerun(updates.setdefault(event.data["run"], RunUpdate()), event)
+            _add_rerun(updates.setdefault(rerun_key(event), RunUpdate()), event)
         elif event.kind is EventKind.TEST_READ:
             update.tags["test.readings"] = str(event.data["reading"])
         elif event.kind is EventKind.FINDING:
@@ -173,6 +173,12 @@ def _end_as(update: RunUpdate, state: str, reason: str | None) -> None:
     if reason:
         update.tags["starsweep.reason"] = reason[:_MAX_TAG]
     update.status = RUN_STATUS.get(state, "KILLED")
+
+
+def rerun_key(event: Event) -> str:
+    """The key of a rerun's run: its name; one that failed keeps a run of its own, since it may be trained again."""
+    data = event.data
+    return str(data["run"]) if data["state"] == "COMPLETE" else f"{data['run']} failed {_ms(event.time)}"
 
 
 def _add_rerun(update: RunUpdate, event: Event) -> None:

@@ -58,32 +58,32 @@ def _positive(text: str) -> int:
 
 
 def _rerun(arguments: argparse.Namespace) -> int:
-    sweep = load_given(arguments)
-    trial = _chosen(sweep, arguments.trial)
     if arguments.again and not arguments.final:
         raise ConfigError("--again: is for --final, which reads the test split")
-    if arguments.final and sweep.test_readings and not arguments.again:
-        raise ConfigError(
-            f"--final: the test split was read {_times(sweep.test_readings)} for sweep {sweep.name}; what is chosen by "
-            "it is no longer measured by it. To read it again, which the model card will say: --again"
-        )
-    console = Console(stderr=True)
+    config, console = load_given(arguments).config, Console(stderr=True)
     with (
-        locked(sweep.config),
-        logging_into(sweep.folder / LOG_FILE, console),
-        EventLog(sweep.folder / EVENTS_FILE) as log,
+        locked(config),
+        logging_into(config.folder / LOG_FILE, console),
+        EventLog(config.folder / EVENTS_FILE) as log,
     ):
+        sweep = load_given(arguments)  # again: now nobody else adds to it
+        trial = _chosen(sweep, arguments.trial)
+        if arguments.final and sweep.test_readings and not arguments.again:
+            raise ConfigError(
+                f"--final: the test split was read {_times(sweep.test_readings)} for sweep {sweep.name}; what is chosen "
+                "by it is no longer measured by it. To read it again, which the model card will say: --again"
+            )
         work = _Work(sweep, trial, log)
         if arguments.final:
             finding = work.final(arguments.seeds or 1)
         else:
             finding = work.seeds(arguments.seeds) if arguments.seeds else work.repeat()
         print(finding.text)
-        if report := refresh_report(sweep.config):
+        if report := refresh_report(config):
             print(f"report: {report}")
-        sent = send(sweep.config)
+        sent = send(config)
     if not sent:
-        print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {sweep.folder}", file=sys.stderr)
+        print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {config.folder}", file=sys.stderr)
     return 0 if finding.metrics.get("rerun/identical", 1.0) == 1.0 else 1
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -75,7 +76,10 @@ def run_in_python(sweep: str | Path | None = None, **settings: Any) -> Sweep:
     """
     from sweep.session import run_sweep
 
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    texts = {
+        key: os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)
+        for key, value in settings.items()
+    }
     config = load_sweep(sweep, texts)
     arguments = ", ".join([repr(str(sweep or "demo")), *(f"{key}={value!r}" for key, value in settings.items())])
     if run_sweep(config, Console(), f"sweep.run({arguments})") == INTERRUPTED:

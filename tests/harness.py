@@ -113,12 +113,12 @@ class Sweep:
     def study(self) -> optuna.Study:
         return optuna.load_study(study_name=self.name, storage=f"sqlite:///{self.folder / 'study.db'}")
 
-    def runs(self) -> dict[int | None, Run]:
-        """MLflow runs by trial number, the parent under None; fails when one is there twice."""
+    def runs(self) -> dict[int | str | None, Run]:
+        """MLflow runs by trial number, the parent under None, reruns by name; fails when one is there twice."""
         client = self.client()
         experiment = client.get_experiment_by_name("starsweep")
         found = client.search_runs([experiment.experiment_id])
-        keys = [int(r.data.tags["starsweep.trial"]) if "starsweep.trial" in r.data.tags else None for r in found]
+        keys = [_key(r.data.tags.get("starsweep.trial")) for r in found]
         assert len(set(keys)) == len(keys), f"runs are there twice: {Counter(keys)}"
         return dict(zip(keys, found, strict=True))
 
@@ -161,6 +161,10 @@ class Sweep:
                 points = self.client().get_metric_history(runs[trial.number].info.run_id, key)
                 steps = sorted(trial.intermediate_values) or [0] * (key == "best_nme")  # no report: no number
                 assert sorted(point.step for point in points) == steps, (trial.number, key)
+
+
+def _key(tag: str | None) -> int | str | None:
+    return int(tag) if tag is not None and tag.isdigit() else tag
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

@@ -123,5 +123,5 @@ def bootstrap_means(errors: Floats, *, draws: int = 2000, seed: int = 0) -> Floa
 
 def interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
     """The middle `level` of samples, as (low, high)."""
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
