@@ -70,8 +70,8 @@ def _rerun(arguments: argparse.Namespace) -> int:
         trial = _chosen(sweep, arguments.trial)
         if arguments.final and sweep.test_readings and not arguments.again:
             raise ConfigError(
-                f"--final: the test split was read {_times(sweep.test_readings)} for sweep {sweep.name}; what is chosen "
-                "by it is no longer measured by it. To read it again, which the model card will say: --again"
+                f"--final: the test split was read {_times(sweep.test_readings)} for sweep {sweep.name}; what is "
+                "chosen by it is no longer measured by it. To read it again, which the model card will say: --again"
             )
         work = _Work(sweep, trial, log)
         if arguments.final:
