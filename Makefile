@@ -37,6 +37,7 @@ format: $(READY)
 
 ui: $(READY)
 	mkdir -p outputs
+	@echo "choose 'Model training', or open http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db
 
 # Its own environment; --no-build-isolation keeps the build from asking for tools a second time.

@@ -42,7 +42,7 @@ def measure(config: SweepConfig, number: int, count: int = 6) -> Measured:
     from trainer.predict import draw_overlay
     from trainer.synthetic import ATTRIBUTES
 
-    trained, model = load_trained(config.trial_folder(number))
+    trained, model = load_trained(config.trial_folder(number), {"run.device": "auto"})
     split = load_split(trained.data, "val")
     evaluation = evaluate(model, split, trained)
     worst = np.argsort(-np.nan_to_num(evaluation.nme, nan=-1), kind="stable")[:count]

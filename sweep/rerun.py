@@ -136,7 +136,8 @@ class _Work:
 
     def _note(self, finding: Finding) -> Finding:
         detail = {**finding.detail, "provenance": provenance()}
-        data = {"about": finding.about, "metrics": finding.metrics, "detail": detail}
+        tags = {f"finding.{finding.about}": finding.text}
+        data = {"about": finding.about, "metrics": finding.metrics, "detail": detail, "tags": tags}
         if self._sweep.config.report:
             data["artifacts"] = [str(self._sweep.folder / REPORT_FILE)]
         self._log.append(Event(EventKind.FINDING, None, data))
