@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 KILLER = str(Path(__file__).with_name("killed_at.py"))
 SEED, TRIALS = 20261124, 16
-KILLS = int(os.environ.get("STARSWEEP_TEST_KILLS", "10"))  # of the sweep with two slots, 3 to 20
+KILLS = int(os.environ.get("STARSWEEP_TEST_KILLS", "5"))  # of the sweep with two slots, 4 to 20
 SETTINGS = CALM | {
     "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "loss.star_weight": {"log_uniform": [0.1, 10]}},
     "known": [{"optim.lr": 1e-3, "loss.star_weight": 1.0}],

@@ -338,7 +338,7 @@ def every_moment_of(config: SweepConfig, target: Path, monkeypatch: pytest.Monke
     return shots.taken
 
 
-@pytest.mark.parametrize("trials", [4, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, tmp_path, monkeypatch):
     (tmp_path / "steady").mkdir()
     steady = make_config(tmp_path / "steady", trials=str(trials))

@@ -360,7 +360,7 @@ def test_samplers_stay_away_from_where_trials_diverge(sampler, reported):
     """Everything above a learning rate of 0.012 diverges, a third of the range; the best lies at 0.001."""
     space = dimensions({"optim.lr": {"log_uniform": [1e-4, 1e-1]}, "loss.star_weight": {"log_uniform": [0.01, 100]}})
     late = []
-    for seed in range(3):
+    for seed in range(2 if sampler == "gp" else 3):  # it takes ten seconds a study
         study = Study.open("sqlite://", f"faces{seed}", space, SamplerConfig(name=sampler), seed, {}, [])
         for number in range(40):
             params = study.ask().params
