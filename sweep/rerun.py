@@ -24,6 +24,7 @@ from sweep.provenance import provenance
 from sweep.records import State, TrialRecord
 from sweep.report import refresh_report
 from sweep.reruns import Job, final_jobs, is_done, run_jobs, seed_jobs
+from trainer.annotations import require_split
 from trainer.metrics import FACES_FILE
 from trainer.settings import ArgumentParser, ConfigError
 
@@ -121,6 +122,7 @@ class _Work:
     def final(self, count: int) -> Finding:
         """The trial on train + val; then, and noted before that, the test split is read."""
         jobs = final_jobs(self._sweep, self._trial, count)
+        require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
         self._train(jobs, BEST_WEIGHTS)
         reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
         self._log.append(Event(EventKind.TEST_READ, None, reading))

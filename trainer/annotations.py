@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.config import DataConfig
     from trainer.landmarks import Layout
 
-__all__ = ["DataError", "Faces", "Split", "draw", "read_split", "synthetic_indices"]
+__all__ = ["DataError", "Faces", "Split", "draw", "read_split", "require_split", "synthetic_indices"]
 
 Split = Literal["train", "val", "test", "train+val"]
 _Part = Literal["train", "val", "test"]
@@ -116,6 +116,12 @@ def read_split(config: DataConfig, split: Split) -> Faces:
         faces = faces.take(_cut(faces.groups, config, split))
         faces = faces if split == "train" else replace(faces, skipped=())
     return _limit(faces, config, split)
+
+
+def require_split(config: DataConfig, split: Literal["train", "val", "test"]) -> None:
+    """Raises DataError where the list of a split is not there; reads nothing of it."""
+    if config.kind != "synthetic":
+        _list_path(config, split)
 
 
 def synthetic_indices(config: DataConfig, split: Split) -> Sequence[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.annotations import DataError, read_split, synthetic_indices
+from trainer.annotations import DataError, read_split, require_split, synthetic_indices
 from trainer.config import DataConfig
 
 WFLW_TRAIN = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
@@ -467,3 +467,13 @@ def test_synthetic_train_and_val_hold_no_face_twice() -> None:
     assert len(set(parts["train+val"])) == 10
     assert not set(parts["train+val"]) & set(parts["test"])
     assert read_split(config, "train+val").pictures == tuple(f"synthetic:0:{i}" for i in parts["train+val"])
+
+
+def test_a_list_is_asked_for_without_being_read(tmp_path):
+    config = write_wflw(tmp_path, [wflw_line()])
+    require_split(config, "train")
+    with pytest.raises(DataError, match=r"there is no file .*list_98pt_rect_attr_test\.txt"):
+        require_split(config, "test")
+    (tmp_path / WFLW_TRAIN.replace("_train.txt", "_test.txt")).write_text("no face at all\n")
+    require_split(config, "test")
+    require_split(DataConfig(), "test")  # synthetic faces have no lists
