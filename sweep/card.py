@@ -83,7 +83,7 @@ def _source(sweep: Sweep) -> tuple[str, Path]:
     """Name in MLflow and run folder of the model to publish: the first final one, else the winner of the sweep."""
     final = sweep.findings.get("final")
     if final is not None:
-        return final["runs"][0], sweep.folder / "reruns" / final["runs"][0]
+        return final["runs"][0], sweep.config.rerun_folder(final["runs"][0])
     if sweep.best is None:
         raise ConfigError(f"sweep {sweep.name}: no trial is complete, so there is nothing to publish")
     return str(sweep.best.number), sweep.config.trial_folder(sweep.best.number)
@@ -126,8 +126,7 @@ def _register(sweep: Sweep, key: str, checkpoint: Path, card: Published) -> str:
     run_id = projector.run_id(key)
     if run_id is None:
         raise TrackingUnavailable(f"MLflow has no run of {key} of sweep {sweep.name}")
-    nme = card.val_nme if card.final is None else card.final["nme"]
-    tags = {"nme": repr(nme), "split": "val" if card.final is None else "test", "data": dataset(card.config)}
+    tags = {"nme": repr(card.nme), "split": card.split, "data": dataset(card.config)}
     name = f"starsweep-{sweep.name}"
     uri = resolve_uri(sweep.config.mlflow_uri, sweep.folder.parent)
     version, _ = register(uri, run_id, name, checkpoint, tags)
@@ -137,8 +136,6 @@ def _register(sweep: Sweep, key: str, checkpoint: Path, card: Published) -> str:
 def _metafile(card: Published) -> dict[str, Any]:
     """The metafile of the field's model zoos."""
     name, title, url = _PAPERS[card.config.loss.name]
-    nme = card.val_nme if card.final is None else card.final["nme"]
-    split = "val" if card.final is None else "test"
     return {
         "Collections": [{"Name": name, "Paper": {"Title": title, "URL": url}, "README": "README.md"}],
         "Models": [
@@ -153,7 +150,8 @@ def _metafile(card: Published) -> dict[str, Any]:
                     {
                         "Dataset": dataset(card.config),
                         "Task": "Face 2D Keypoint",
-                        "Metrics": {"NME": float(percent(nme))} | ({} if split == "test" else {"Split": "val"}),
+                        "Metrics": {"NME": float(percent(card.nme))}
+                        | ({} if card.split == "test" else {"Split": "val"}),
                     }
                 ],
                 "Weights": card.checkpoint,

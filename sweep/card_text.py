@@ -43,6 +43,16 @@ class Published:
     device: str
     registered: str | None = None
 
+    @property
+    def nme(self) -> float:
+        """The number of the card: of the test faces, if they were read."""
+        return self.val_nme if self.final is None else float(self.final["nme"])
+
+    @property
+    def split(self) -> str:
+        """The faces that it was measured on."""
+        return "val" if self.final is None else "test"
+
 
 def card_text(sweep: Sweep, card: Published) -> str:
     """The whole card."""
@@ -53,7 +63,7 @@ def card_text(sweep: Sweep, card: Published) -> str:
         "## Measured\n\n" + _measured(sweep, card),
         "## Protocol\n\n" + _protocol(card),
         "## Search\n\n" + _search(sweep),
-        "## Best config\n\n```yaml\n" + yaml.safe_dump(_public(card.config), sort_keys=False) + "```",
+        "## Best config\n\n```yaml\n" + yaml.safe_dump(card.config.tree(), sort_keys=False) + "```",
         "## Environment\n\n" + _environment(sweep, card),
         "## Use\n\n" + _use(card),
     ]
@@ -192,11 +202,6 @@ def _use(card: Published) -> str:
     text = f"    python -m trainer.predict {card.checkpoint} PICTURE.jpg --out FOLDER\n"
     text += f"    python -m trainer.export {card.checkpoint} --format onnx"
     return text if card.registered is None else f"{text}\n\nIn MLflow's registry: `{card.registered}`"
-
-
-def _public(config: TrainConfig) -> dict[str, Any]:
-    """The config without what is of this machine."""
-    return public(config).tree()
 
 
 def public(config: TrainConfig) -> TrainConfig:

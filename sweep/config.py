@@ -99,6 +99,10 @@ class SweepConfig(Section):
         """The run folder of one trial."""
         return self.folder / "trials" / f"{number:04d}"
 
+    def rerun_folder(self, run: str) -> Path:
+        """The run folder of a training run beside the trials."""
+        return self.folder / "reruns" / run
+
     def best_config(self, params: Params) -> TrainConfig:
         """A trial's config as it is rerun standalone: in a new run folder, with everything else the same."""
         return self.train.replace({**params, "run.output": None})

@@ -5,10 +5,8 @@ Legend: S seeds (runs of one config), N faces. NME is a fraction.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from sweep.loaded import Sweep
 from sweep.records import TrialRecord
 from sweep.reruns import Job
-from trainer.metrics import FACES_FILE, bootstrap_means, interval, mean, summary
+from trainer.metrics import FACES_FILE, bootstrap_means, interval, mean
 
 REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
 _COMPARED = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # times differ, of course
@@ -42,11 +40,17 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
     """
     from trainer import checkpoint, engine
 
-    folder = sweep.folder / "reruns" / f"repeat-{trial.number:04d}"
+    folder = sweep.config.rerun_folder(f"repeat-{trial.number:04d}")
     last = folder / checkpoint.LAST
     config = sweep.config.best_config(trial.params).replace({"run.output": str(folder)})
-    result = engine.train(config, report=show, resume_from=last if _interrupted(last, config.optim.epochs) else None)
-    again = _rows(folder)
+    again: dict[int, dict[str, float]] = {}
+
+    def take(epoch: engine.EpochResult) -> None:
+        again[epoch.epoch] = epoch.metrics
+        if show is not None:
+            show(epoch)
+
+    result = engine.train(config, report=take, resume_from=last if last.exists() else None)
     last.unlink(missing_ok=True)
     before = sweep.rows[trial.number]
     different = [e for e, row in again.items() if any(row[k] != before.get(e, {}).get(k) for k in _COMPARED)]
@@ -62,17 +66,6 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
     }
     metrics = {"rerun/nme": result.best_nme, "rerun/identical": float(result.best_nme == trial.best_nme)}
     return Finding(REPEAT, metrics, detail, repeat_text(detail))
-
-
-def _interrupted(last: Path, epochs: int) -> bool:
-    return last.exists() and len(_rows(last.parent)) < epochs
-
-
-def _rows(folder: Path) -> dict[int, dict[str, float]]:
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return {int(row.pop("epoch")): row for row in rows}
 
 
 def repeat_text(detail: Mapping[str, Any]) -> str:
@@ -96,12 +89,13 @@ def seeds(winner: Sequence[Job], runner_up: Sequence[Job]) -> Finding:
     The difference is that of pairs (same seed, same face), see `difference_interval`; one seed decides nothing. The
     runs' folders must hold the NME of each validation face.
     """
-    detail: dict[str, Any] = {"winner": _spread(winner), "runner_up": None}
+    first = _errors(winner)
+    detail: dict[str, Any] = {"winner": _spread(winner, first), "runner_up": None}
     metrics = {"seeds/nme_mean": detail["winner"]["mean"], "seeds/nme_std": detail["winner"]["std"]}
     if runner_up:
-        first, second = _errors(winner, FACES_FILE), _errors(runner_up, FACES_FILE)
+        second = _errors(runner_up)
         low, high = difference_interval(first, second)
-        detail["runner_up"] = _spread(runner_up)
+        detail["runner_up"] = _spread(runner_up, second)
         detail["difference"] = detail["runner_up"]["mean"] - detail["winner"]["mean"]
         detail["interval"] = [low, high]
         detail["distinguishable"] = bool(len(winner) > 1 and (low > 0 or high < 0))  # one seed cannot tell luck
@@ -109,9 +103,9 @@ def seeds(winner: Sequence[Job], runner_up: Sequence[Job]) -> Finding:
     return Finding(SEEDS, metrics, detail, seeds_text(detail))
 
 
-def _spread(jobs: Sequence[Job]) -> dict[str, Any]:
+def _spread(jobs: Sequence[Job], errors: NDArray[np.floating]) -> dict[str, Any]:
     """Mean, and standard deviation over seeds, of what each run's best epoch gives on the validation faces."""
-    values = [mean(row) for row in _errors(jobs, FACES_FILE)]
+    values = [mean(row) for row in errors]
     std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     used = [job.config.run.seed for job in jobs]
     return {"trial": jobs[0].of.number, "seeds": used, "nme": values, "mean": float(np.mean(values)), "std": std}
@@ -144,9 +138,9 @@ def likely_difference(std: float, seeds: int) -> float:
     return float(t.ppf(0.975, seeds - 1)) * 2**0.5 * std
 
 
-def _errors(jobs: Sequence[Job], name: str) -> NDArray[np.floating]:
-    """NME of each face in each run, (S, N)."""
-    return np.stack([np.load(job.folder / name) for job in jobs])
+def _errors(jobs: Sequence[Job]) -> NDArray[np.floating]:
+    """NME of each validation face in each run, (S, N)."""
+    return np.stack([np.load(job.folder / FACES_FILE) for job in jobs])
 
 
 def spread_text(found: Mapping[str, Any]) -> str:
@@ -192,7 +186,7 @@ def read_test(jobs: Sequence[Job]) -> Finding:
         np.save(job.folder / TEST_FILE, evaluation.nme)
     rows = np.stack(errors)
     device = str(next(model.parameters()).device)
-    total = {key: float(np.mean([summary(row)[key] for row in rows])) for key in ("nme", "fr10", "auc10")}
+    total = {key: float(np.mean([report[key] for report in reports])) for key in ("nme", "fr10", "auc10")}
     each = [report["nme"] for report in reports]
     detail: dict[str, Any] = {
         "trial": jobs[0].of.number,

@@ -114,7 +114,7 @@ def optimisation_history(sweep: Sweep) -> go.Figure | None:
     except ValueError:
         surface = None
     trials = max(1, epochs[-1] // length)
-    if surface is not None and len(finite(list(sweep.records.values()))) >= 5:
+    if surface is not None and len(finite(sweep.records.values())) >= 5:
         low, middle, high = (
             np.quantile(random_search(sweep.config.dimensions, surface, trials), [0.25, 0.5, 0.75], 0) * 100
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -64,7 +64,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in nice if low * 0.9 <= tick <= high * 1.1]
 
 
-def finite(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+def finite(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Trials that have an NME which is a number."""
     return [r for r in records if r.best_nme is not None and math.isfinite(r.best_nme)]
 

@@ -125,7 +125,7 @@ def _frozen(r: TrialRecord, distributions: Mapping[str, Any]) -> FrozenTrial:
 
 def parallel_coordinates(sweep: Sweep) -> go.Figure | None:
     """A line a trial through its parameters to its NME, for all that have one; None for fewer than two of them."""
-    trials = finite(list(sweep.records.values()))
+    trials = finite(sweep.records.values())
     if len(trials) < 2:
         return None
     nme = [r.best_nme * 100 for r in trials if r.best_nme is not None]
@@ -165,7 +165,7 @@ def importance(sweep: Sweep) -> go.Figure | None:
 
     The bars are means over resampled trials, the lines their middle 80 %; None where there is too little to say.
     """
-    trials, keys = finite(list(sweep.records.values())), [d.key for d in sweep.config.dimensions]
+    trials, keys = finite(sweep.records.values()), [d.key for d in sweep.config.dimensions]
     if len(trials) < 8 or len(keys) < 2 or len({r.best_nme for r in trials}) < 2:
         return None
     rng = np.random.default_rng(0)

@@ -51,7 +51,7 @@ def final_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
 
 def _job(sweep: Sweep, purpose: str, trial: TrialRecord, seed: int, changes: dict[str, object]) -> Job:
     run = f"{purpose}-{trial.number:04d}-{seed}"
-    folder = sweep.folder / "reruns" / run
+    folder = sweep.config.rerun_folder(run)
     config = sweep.config.best_config(trial.params).replace({**changes, "run.seed": seed, "run.output": str(folder)})
     return Job(run, purpose, trial, config)
 
