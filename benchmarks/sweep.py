@@ -29,7 +29,7 @@ def measure() -> Table:
         for split in ("train", "val"):
             load_split(config.train.data, split)  # a warm start is what is measured
         launched, cpu, events = _run(Path(folder), config.folder / EVENTS_FILE)
-        rows = _rows(launched, cpu, events, config.trials)
+        rows = _rows(launched, cpu, events, config.trials or 0)
         rows += _disk_rows(config.folder / "trials")
         share = _checkpoint_share(config.train.replace({"run.output": str(config.folder / "alone")}))
     rows.append(["checkpoints, of a trial's time", f"{share:.1%}", "2 %"])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sweep.records import TrialRecord
 from sweep.secrets import redact
-from sweep.space import Dimension, Params, check_params, parse_space
+from sweep.space import Dimension, Params, all_points, check_params, parse_space
 from sweep.tracking import resolve_uri
 from trainer import settings
 from trainer.config import WITHOUT_EFFECT, TrainConfig
@@ -19,19 +21,45 @@ from trainer.settings import ConfigError, Section, Tree
 DEMO = Path(__file__).parent.parent / "configs" / "sweep" / "demo.yaml"
 
 
+Objective = Literal["nme", "fr10", "images_per_second"]
+_DECISIVE = {"train", "space", "known", "sampler", "pruner", "repeats", "objectives", "limits", "seed"}
+
+
 class SamplerConfig(Section):
-    name: Literal["tpe", "random", "gp", "cmaes"] = Field("tpe", description="who suggests the next trial")
-    startup_trials: int = Field(6, ge=1, description="tpe, gp, cmaes: random trials before it learns [trials]")
+    name: Literal["tpe", "gp", "random", "grid"] = Field(
+        "tpe", description="who suggests the next trial; grid: all points of a space of choices and integers"
+    )
+    startup_trials: int = Field(6, ge=1, description="tpe, gp: random trials before it learns [trials]")
 
 
 class PrunerConfig(Section):
     name: Literal["successive_halving", "hyperband", "median", "none"] = Field(
         "successive_halving", description="who stops trials early"
     )
+    pause: bool = Field(
+        True, description="halving, hyperband: pause trials, to go on when they prove to be good; false: stop for good"
+    )
+    paused: int = Field(20, ge=1, description="paused trials whose whole state is kept on disk, the best [trials]")
     min_epochs: int = Field(2, ge=1, description="first epoch at which a trial may be stopped [epochs]")
     reduction: int = Field(3, ge=2, description="halving, hyperband: 1 in so many goes on, to a rung so much later")
     brackets: int = Field(2, ge=1, le=8, description="hyperband: number of brackets, of rising first rung [brackets]")
     startup_trials: int = Field(4, ge=1, description="median: others needed at an epoch before it stops any [trials]")
+
+    @property
+    def pauses(self) -> bool:
+        """Whether trials are paused rather than stopped."""
+        return self.pause and self.name in ("successive_halving", "hyperband")
+
+
+class RepeatsConfig(Section):
+    share: float = Field(0.2, ge=0, lt=1, description="of the budget, for the best again with other seeds [fraction]")
+    candidates: int = Field(3, ge=2, description="configurations that are trained again [configurations]")
+    runs: int = Field(4, ge=2, description="most runs of each, its first included [runs]")
+
+
+class LimitsConfig(Section):
+    memory_gb: float | None = Field(None, gt=0, description="memory that a trial may take (GPU's, else its own) [GB]")
+    step_seconds: float | None = Field(None, gt=0, description="time that a pass of one batch may take [seconds]")
 
 
 class ResourcesConfig(Section):
@@ -48,8 +76,12 @@ class SweepConfig(Section):
         description="name of the sweep: of its folder under output, its study and its MLflow run",
     )
     output: str = Field("outputs", description="folder that holds the folders of sweeps [path]")
-    trials: int = Field(20, ge=1, description="trials that shall be finished, whatever their state [trials]")
-    hours: float | None = Field(None, gt=0, description="time budget of one call; null: none [hours]")
+    trials: int | None = Field(20, ge=1, description="budget: trials, whatever their state; null: any number [trials]")
+    epochs: int | None = Field(None, ge=1, description="budget: epochs of all trials together; null: any [epochs]")
+    hours: float | None = Field(None, gt=0, description="budget: time of one call; null: any [hours]")
+    device_hours: float | None = Field(
+        None, gt=0, description="budget: training time of all trials x their GPUs (without: x 1); null: any [hours]"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the suggestions [integer]")
     slots: int | None = Field(None, ge=1, description="trials at the same time; null: as many as fit [trials]")
     retries: int = Field(2, ge=0, description="restarts of a crashed trial from its checkpoint [times]")
@@ -63,8 +95,13 @@ class SweepConfig(Section):
     ray_address: str | None = Field(None, description="Ray cluster (auto or HOST:PORT); null: this machine")
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
+    repeats: RepeatsConfig = RepeatsConfig()
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False)] = Field(
+        ("nme",), description="what is minimised: nme, then perhaps fr10 or images_per_second (which is maximised)"
+    )
+    limits: LimitsConfig = LimitsConfig()
     resources: ResourcesConfig = ResourcesConfig()
-    space: dict[str, dict[str, list[Any]]] = Field(description="setting of train -> kind and values [mapping]")
+    space: dict[str, dict[str, Any]] = Field(description="setting of train -> kind and values [mapping]")
     report: bool = Field(True, description="write report.html at the end of the sweep")
     known: list[dict[str, Any]] = Field([], description="configurations tried first [list of mappings]")
     train: TrainConfig = TrainConfig()
@@ -79,7 +116,22 @@ class SweepConfig(Section):
         dimensions = self.dimensions  # checked even where no known configuration is
         for i, params in enumerate(self.known):
             check_params(params, dimensions, self.train, f"known[{i}]")
+        if self.objectives[:1] != ("nme",) or len(set(self.objectives)) != len(self.objectives) > 2:
+            raise ValueError(f"objectives = {list(self.objectives)}: must be nme, alone or with one other")
+        if all(limit is None for limit in (self.trials, self.epochs, self.hours, self.device_hours)):
+            raise ValueError("trials, epochs, hours and device_hours are null: one of them must end the sweep")
+        if self.sampler.name == "grid":
+            all_points(dimensions)
         return self
+
+    @functools.cached_property
+    def trials_known(self) -> list[Params]:
+        """The parameters of the first trials, as far as they are given; of a grid those of all, in a seeded order."""
+        if self.sampler.name != "grid":
+            return list(map(dict, self.known))
+        points = all_points(self.dimensions)
+        random.Random(self.seed).shuffle(points)
+        return points
 
     @functools.cached_property  # the check tries hundreds of configs, and the live table asks twice a second
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -91,9 +143,10 @@ class SweepConfig(Section):
         """The sweep's own folder, absolute: trials change their working directory."""
         return (Path(self.output) / self.name).resolve()
 
-    def trial_config(self, number: int, params: Params) -> TrainConfig:
+    def trial_config(self, trial: TrialRecord) -> TrainConfig:
         """The complete config of one trial."""
-        return self.train.replace({**params, "run.output": str(self.trial_folder(number))})
+        seed = {} if trial.seed is None else {"run.seed": trial.seed}
+        return self.train.replace({**trial.params, **seed, "run.output": str(self.trial_folder(trial.number))})
 
     def trial_folder(self, number: int) -> Path:
         """The run folder of one trial."""
@@ -109,7 +162,7 @@ class SweepConfig(Section):
 
     def decisive(self) -> Tree:
         """What an old study must share with this config to be continued: all that decides which trials it holds."""
-        tree = self.model_dump(mode="json", include={"train", "space", "known", "sampler", "pruner", "seed"})
+        tree = self.model_dump(mode="json", include=_DECISIVE)
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 tree["train"][section].pop(key)

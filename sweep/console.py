@@ -23,6 +23,8 @@ _STYLES = {
     State.COMPLETE: "green",
     State.PRUNED: "yellow",
     State.DIVERGED: "magenta",
+    State.INFEASIBLE: "magenta",
+    State.PAUSED: "yellow",
     State.FAILED: "red",
 }
 
@@ -110,10 +112,17 @@ class Board:
         finished = [r.seconds for r in records if r.state.finished and r.seconds > 0]
         if not finished:
             return "time left unknown yet"
-        mean = sum(finished) / len(finished)
-        done = sum(min(1.0, r.epochs / self._config.train.optim.epochs) for r in records if not r.state.finished)
-        left = max(0.0, self._config.trials - sum(r.state.finished for r in records) - done) * mean / self._slots
-        return f"about {format_seconds(left)} left"
+        left = []
+        if self._config.trials is not None:
+            mean = sum(finished) / len(finished)
+            done = sum(min(1.0, r.epochs / self._config.train.optim.epochs) for r in records if not r.state.finished)
+            left.append((self._config.trials - sum(r.state.finished for r in records) - done) * mean / self._slots)
+        if self._config.epochs is not None:
+            spent, seconds = sum(r.epochs for r in records), sum(r.seconds for r in records)
+            left.append((self._config.epochs - spent) * seconds / max(1, spent) / self._slots)
+        if not left:
+            return "until the time is up"
+        return f"about {format_seconds(max(0.0, min(left)))} left"
 
 
 def results_table(

@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     SWEEP_STARTED = "sweep_started"
     TRIAL_STARTED = "trial_started"
     REPORT = "report"
+    TRIAL_PAUSED = "trial_paused"
     TRIAL_ENDED = "trial_ended"
     TRIAL_INTERRUPTED = "trial_interrupted"
     SWEEP_ENDED = "sweep_ended"
@@ -37,6 +38,7 @@ _FIELDS: dict[EventKind, frozenset[str]] = {
     EventKind.SWEEP_STARTED: frozenset({"name", "tags", "config"}),
     EventKind.TRIAL_STARTED: frozenset({"params", "config"}),
     EventKind.REPORT: frozenset({"step", "metrics"}),
+    EventKind.TRIAL_PAUSED: frozenset(),
     EventKind.TRIAL_ENDED: frozenset({"state", "reason", "best_nme"}),
     EventKind.TRIAL_INTERRUPTED: frozenset(),
     EventKind.SWEEP_ENDED: frozenset({"state", "summary", "best_trial", "artifacts"}),
@@ -44,9 +46,17 @@ _FIELDS: dict[EventKind, frozenset[str]] = {
     EventKind.TEST_READ: frozenset({"reading", "networks"}),
     EventKind.FINDING: frozenset({"about", "metrics", "detail"}),
 }
-_OF_A_TRIAL = frozenset({EventKind.TRIAL_STARTED, EventKind.REPORT, EventKind.TRIAL_ENDED, EventKind.TRIAL_INTERRUPTED})
+_OF_A_TRIAL = frozenset(
+    {
+        EventKind.TRIAL_STARTED,
+        EventKind.REPORT,
+        EventKind.TRIAL_PAUSED,
+        EventKind.TRIAL_ENDED,
+        EventKind.TRIAL_INTERRUPTED,
+    }
+)
 _STATES: dict[EventKind, frozenset[str]] = {
-    EventKind.TRIAL_ENDED: frozenset({"COMPLETE", "PRUNED", "FAILED", "DIVERGED"}),
+    EventKind.TRIAL_ENDED: frozenset({"COMPLETE", "PRUNED", "FAILED", "DIVERGED", "INFEASIBLE"}),
     EventKind.SWEEP_ENDED: frozenset({"FINISHED", "KILLED", "FAILED"}),
     EventKind.RERUN: frozenset({"COMPLETE", "FAILED", "DIVERGED"}),
 }

@@ -189,10 +189,11 @@ class _Suggestions(_OfThisProcess, Searcher):
         if self._stop or self._ledger.live >= self._slots:
             return None
         assignment = self._ledger.next_trial()
-        if assignment is None:
-            return str(Searcher.FINISHED)
+        if assignment is None:  # what still runs may give work for others
+            return None if self._ledger.live else str(Searcher.FINISHED)
         return {
             trainable.TRIAL: assignment.number,
+            trainable.PAUSES: list(assignment.pauses),
             "config": assignment.config.tree(),
             trainable.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
         }

@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sweep.records import State, TrialRecord
+from sweep.repeats import contenders
 from sweep.space import format_value, short_name
 
-_ORDER = {State.COMPLETE: 0, State.PRUNED: 1, State.RUNNING: 1, State.DIVERGED: 2, State.FAILED: 3}
+_ORDER = {
+    State.COMPLETE: 0,
+    State.PRUNED: 1,
+    State.PAUSED: 1,
+    State.RUNNING: 1,
+    State.INFEASIBLE: 2,
+    State.DIVERGED: 3,
+    State.FAILED: 4,
+}
 
 
-def rank(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Best first: complete trials by NME, then stopped and running ones by NME, then diverged and failed ones.
+def rank(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Best first: complete trials, then stopped, paused and running ones by NME, then those that cannot be used.
 
-    Ties keep the order of their numbers.
+    Of the complete ones, configurations that were repeated with other seeds come first, by their mean NME, each followed
+    by its repeats; the others come by their NME. Ties keep the order of their numbers.
     """
-    return sorted(records, key=rank_key)
+    places = {c.trial.number: i for i, c in enumerate(contenders(records))}
+
+    def key(r: TrialRecord) -> tuple[int, int, int, float, int]:
+        first = r.number if r.repeats is None else r.repeats
+        place = places.get(first, len(places)) if r.state is State.COMPLETE else 0
+        return _ORDER[r.state], place, first if r.state is State.COMPLETE else 0, *standing(r)[1:]
+
+    return sorted(records, key=key)
 
 
-def rank_key(record: TrialRecord) -> tuple[int, float, int]:
-    """What `rank` sorts by."""
+def standing(record: TrialRecord) -> tuple[int, float, int]:
+    """What trials are compared by one by one: state, NME, number."""
     nme = record.best_nme if record.best_nme is not None else float("inf")
     return _ORDER[record.state], nme, record.number
 
 
-def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The winner: the complete trial with the lowest NME; None while no trial is complete."""
-    return min((r for r in records if r.state is State.COMPLETE), key=rank_key, default=None)
+def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The winner; None while no trial is complete.
+
+    The configuration with the lowest mean NME of those that were repeated, by its first trial; where none was repeated,
+    the complete trial with the lowest NME.
+    """
+    found = contenders(records)
+    return found[0].trial if found else None
 
 
 def markdown(records: Sequence[TrialRecord], rows: int = 10) -> str:
     """The best trials as a Markdown table, under one line that sums the sweep up."""
     ranked = rank(records)
-    keys = list(ranked[0].params) if ranked else []
+    keys = list(dict.fromkeys(key for r in ranked for key in r.params))
     lines = [
         summary_line(records),
         "",
@@ -42,7 +64,7 @@ def markdown(records: Sequence[TrialRecord], rows: int = 10) -> str:
     ]
     for r in ranked[:rows]:
         nme = "-" if r.best_nme is None else f"{r.best_nme:.2%}"
-        values = " | ".join(format_value(r.params[k]) for k in keys)
+        values = " | ".join(format_value(r.params[k]) if k in r.params else "-" for k in keys)
         lines.append(f"| {r.number} | {r.state.value} | {nme} | {r.epochs} | {values} |")
     return "\n".join(lines)
 

@@ -7,13 +7,17 @@ it is deterministic in what study and event log hold, so a driver may be killed 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
+from sweep.allocation import Step, goes_on, next_step, worst_paused
 from sweep.config import SweepConfig
-from sweep.events import Event, EventKind, EventLog
+from sweep.events import Event, EventKind
+from sweep.objectives import broken_limit
 from sweep.pictures import CED_FILE
-from sweep.pruning import should_prune
+from sweep.pruning import rungs, should_prune
 from sweep.records import State, TrialRecord
 from sweep.study import Study
 from trainer.config import TrainConfig
@@ -21,12 +25,24 @@ from trainer.config import TrainConfig
 OBJECTIVE = "best_nme"
 
 
+class Log(Protocol):
+    """What the ledger needs of an event log."""
+
+    def append(self, event: Event) -> None: ...
+
+    def read(self) -> Iterable[tuple[Event, int]]: ...
+
+
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: from the start, or from its last checkpoint if its folder has one."""
+    """A trial to run: from the start, or from its last checkpoint if its folder has one.
+
+    `pauses` are epochs after which it may have to wait for others, so its whole state must be on disk before each.
+    """
 
     number: int
     config: TrainConfig
+    pauses: tuple[int, ...] = ()
 
 
 class Ledger:
@@ -36,12 +52,17 @@ class Ledger:
         config: the sweep.
         study: the truth about trials.
         log: the full history of metrics.
+        clock: seconds that pass while the sweep runs.
     """
 
-    def __init__(self, config: SweepConfig, study: Study, log: EventLog) -> None:
-        self._config, self._study, self._log = config, study, log
+    def __init__(
+        self, config: SweepConfig, study: Study, log: Log, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config, self._study, self._log, self._clock = config, study, log, clock
+        self._began, self._full = clock(), False
         self._listener: Callable[[Event], None] = lambda event: None
         self._orphans = [r.number for r in study.records if not r.state.finished]
+        self._epochs = config.train.optim.epochs
         self._live: set[int] = set()
         self._seconds: dict[int, float] = {r.number: 0.0 for r in study.records}
         self._catch_up_study()
@@ -55,29 +76,44 @@ class Ledger:
         """All trials that were ever started, by number."""
         return self._study.records
 
+    def record(self, number: int) -> TrialRecord:
+        """What is known of one trial."""
+        return self._study.record(number)
+
     @property
     def live(self) -> int:
         """Trials that are running now."""
         return len(self._live)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether no more trials will be handed out: as many as asked for have been started."""
-        return not self._orphans and len(self._study.records) >= self._config.trials
-
     def next_trial(self) -> Assignment | None:
-        """The next trial: one that a dead driver left behind, else what the study suggests; None if there is none.
+        """The next trial: one that a dead driver left behind, a paused one, a new one or a repeat.
 
-        An orphan whose last report already meant its end is ended instead of run.
+        None if there is nothing to do now; while trials run, there may be later. Once none runs, the sweep is over, and
+        those that are still paused have been stopped for good. An orphan whose last report already meant its end is
+        ended instead of run, and one that shall wait is paused.
         """
         while self._orphans:
             number = self._orphans.pop(0)
             record = self._study.record(number)
-            if record.curve and self._prunes(number, record.epochs):
-                self.end(number, State.PRUNED)
-                continue
-            return self._start(record)
-        return None if self.exhausted else self._start(self._study.ask())
+            if not record.curve or self._decide(number, record.epochs):
+                return self._start(self._study.record(number))
+        while step := self._next_step():
+            if step.kind == "resume":
+                return self._start(self._study.record(step.number))
+            if step.kind == "repeat":
+                return self._start(self._study.repeat(step.number, step.seed))
+            if (new := self._study.ask()) is not None:
+                return self._start(new)
+            self._full = True
+        if not self._live:
+            for record in self.records:
+                if record.state is State.PAUSED:
+                    self.end(record.number, State.PRUNED)
+        return None
+
+    def _next_step(self) -> Step | None:
+        hours = (self._clock() - self._began) / 3600
+        return next_step(self._config, self.records, self._live, hours, full=self._full)
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """Notes one epoch of a trial; returns whether the trial shall go on.
@@ -116,25 +152,45 @@ class Ledger:
 
     def _start(self, record: TrialRecord) -> Assignment:
         self._live.add(record.number)
-        self._note(Event(EventKind.TRIAL_STARTED, record.number, self._started(record)))
-        return Assignment(record.number, self._config.trial_config(record.number, record.params))
+        self._study.hold(record.number, State.RUNNING)
+        started = self._started(record)
+        self._note(Event(EventKind.TRIAL_STARTED, record.number, started))
+        pauses = () if record.repeats is not None else rungs(self._config.pruner, record.number, self._epochs)
+        return Assignment(record.number, self._config.trial_config(record), tuple(pauses))
 
     def _started(self, record: TrialRecord) -> dict[str, object]:
-        config = self._config.trial_config(record.number, record.params)
-        return {"params": record.params, "config": config.tree(), "hash": config.identity()}
+        config = self._config.trial_config(record)
+        repeat = {} if record.repeats is None else {"seed": record.seed, "repeats": record.repeats}
+        return {"params": record.params, "config": config.tree(), "hash": config.identity(), **repeat}
 
     def _take(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """The part of a report that the event log alone can repeat: study and decision."""
         self._seconds[number] = self._seconds.get(number, 0.0) + metrics["epoch_seconds"]
-        self._study.report(number, epoch, metrics[OBJECTIVE])
-        if self._prunes(number, epoch):
+        self._study.report(number, epoch, metrics[OBJECTIVE], metrics, self._seconds[number])
+        return self._decide(number, epoch)
+
+    def _decide(self, number: int, epoch: int) -> bool:
+        """Whether a trial goes on after its last report; ends it, or pauses it, if not."""
+        record, pruner = self._study.record(number), self._config.pruner
+        if reason := broken_limit(self._config.limits, record.metrics, self._config.train.replace(record.params)):
+            self.end(number, State.INFEASIBLE, reason)
+            return False
+        if epoch >= self._epochs or record.repeats is not None:
+            return True
+        if should_prune(pruner, number, epoch, self._study.curves):
             self.end(number, State.PRUNED)
             return False
-        return True
+        if goes_on(self._config, self.records, number):
+            return True
+        self._pause(number)
+        return False
 
-    def _prunes(self, number: int, epoch: int) -> bool:
-        last = epoch >= self._config.train.optim.epochs
-        return not last and should_prune(self._config.pruner, number, epoch, self._study.curves)
+    def _pause(self, number: int) -> None:
+        self._live.discard(number)
+        self._study.hold(number, State.PAUSED)
+        self._note(Event(EventKind.TRIAL_PAUSED, number))
+        if (worst := worst_paused(self._config, self.records)) is not None:
+            self.end(worst.number, State.PRUNED)
 
     def _catch_up_study(self) -> None:
         """Brings to the study what a killed driver had logged and not told it, and to the log what it had told."""
@@ -144,7 +200,8 @@ class Ledger:
                 ended.add(event.trial)
             elif event.kind is EventKind.REPORT and event.trial in self._seconds:
                 self._seconds[event.trial] += event.data["metrics"]["epoch_seconds"]
-                self._study.report(event.trial, event.data["step"], event.data["metrics"][OBJECTIVE])
+                metrics, seconds = event.data["metrics"], self._seconds[event.trial]
+                self._study.report(event.trial, event.data["step"], metrics[OBJECTIVE], metrics, seconds)
         for record in self._study.records:
             if record.state.finished and record.number not in ended:
                 self._note_end(record)

@@ -84,12 +84,12 @@ class Sweep:
     @property
     def ranked(self) -> list[TrialRecord]:
         """Trials, best first, as in leaderboard.csv."""
-        return rank(self.records.values())
+        return rank(list(self.records.values()))
 
     @property
     def best(self) -> TrialRecord | None:
         """The winner; None while no trial is complete."""
-        return best(self.records.values())
+        return best(list(self.records.values()))
 
     @property
     def best_config(self) -> TrainConfig:
@@ -192,7 +192,8 @@ class _Reader:
         if event.kind is EventKind.TRIAL_STARTED:
             self._end_span(trial, event.time, "CRASHED")  # if it was running
             self._open[trial] = event.time
-            records.setdefault(trial, TrialRecord(trial, dict(data["params"]), State.RUNNING))
+            new = TrialRecord(trial, dict(data["params"]), seed=data.get("seed"), repeats=data.get("repeats"))
+            records[trial] = replace(records.get(trial, new), state=State.RUNNING)
         elif event.kind is EventKind.REPORT:
             metrics, record = dict(data["metrics"]), records[trial]
             self._sweep.rows.setdefault(trial, {})[data["step"]] = metrics
@@ -201,10 +202,14 @@ class _Reader:
                 record,
                 curve={**record.curve, data["step"]: metrics["best_nme"]},
                 seconds=round(record.seconds + metrics["epoch_seconds"], 3),
+                metrics=metrics,
             )
         elif event.kind is EventKind.TRIAL_ENDED:
             self._end_span(trial, event.time, data["state"])
             records[trial] = replace(records[trial], state=State(data["state"]), reason=data["reason"])
+        elif event.kind is EventKind.TRIAL_PAUSED:
+            self._end_span(trial, event.time, "PAUSED")
+            records[trial] = replace(records[trial], state=State.PAUSED)
         else:
             self._end_span(trial, event.time, "INTERRUPTED")
 

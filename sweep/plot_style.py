@@ -14,7 +14,9 @@ from sweep.space import format_params
 COLOURS = {
     "COMPLETE": "#2a7f3f",
     "PRUNED": "#e0a100",
+    "PAUSED": "#e8c766",
     "DIVERGED": "#a03fa0",
+    "INFEASIBLE": "#7d5a8c",
     "FAILED": "#c0392b",
     "RUNNING": "#2f7fb8",
     "INTERRUPTED": "#8a8f98",
@@ -23,7 +25,9 @@ COLOURS = {
 SYMBOLS = {
     "COMPLETE": "circle",
     "PRUNED": "triangle-down",
+    "PAUSED": "triangle-down-open",
     "DIVERGED": "x",
+    "INFEASIBLE": "diamond-x",
     "FAILED": "x-open",
     "RUNNING": "circle-open",
 }

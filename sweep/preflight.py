@@ -23,8 +23,9 @@ def dry_run(config: SweepConfig) -> str:
     Raises:
         ConfigError, DataError: what would have stopped the sweep.
     """
-    slots = min(check_local(config) or config.slots or 1, config.trials)
-    lines = [f"sweep {config.name}: {config.trials} trials into {config.folder}"]
+    fit = check_local(config) or config.slots or 1
+    slots = min(fit, config.trials or fit)
+    lines = [f"sweep {config.name}: {_budget(config)} into {config.folder}"]
     lines += [f"  space      {d.key}: {d.kind} {d.choices or (d.low, d.high)}" for d in config.dimensions]
     lines.append(
         f"  resources  {config.resources.cpus:g} CPUs, {config.resources.gpus:g} GPUs a trial; {slots} at once"
@@ -43,6 +44,12 @@ def dry_run(config: SweepConfig) -> str:
     if on_cores:
         lines += _compare_packings(config, packing)
     return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
+
+
+def _budget(config: SweepConfig) -> str:
+    limits = {"trials": config.trials, "epochs": config.epochs, "device hours": config.device_hours}
+    limits["hours"] = config.hours
+    return " or ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None)
 
 
 def _check_mlflow(config: SweepConfig) -> str:
@@ -76,16 +83,19 @@ def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list
     epochs = config.train.optim.epochs
     epoch = faces / speed.images_per_second + speed.validation_seconds
     trial = epochs * epoch
-    rounds = math.ceil(config.trials / slots)
-    kept = min(config.keep, config.trials)
-    disk = slots * speed.state_bytes + (kept + slots) * speed.state_bytes // 3
+    longest = [
+        config.trials and trial * math.ceil(config.trials / slots),
+        config.epochs and config.epochs * epoch / slots,
+    ]
+    longest += [hours and hours * 3600 for hours in (config.hours, config.device_hours)]
+    kept = min(config.keep, config.trials or config.keep)
+    paused = config.pruner.paused if config.pruner.pauses else 0
+    disk = (slots + paused) * speed.state_bytes + (kept + slots + paused) * speed.state_bytes // 3
     lines = [
         f"  a trial    {format_seconds(trial)} for {epochs} epochs",
-        f"  the sweep  at most {format_seconds(trial * rounds)} (no trial stopped early), "
+        f"  the sweep  at most {format_seconds(min(filter(None, longest)))} (no trial stopped early), "
         f"{_gigabytes(disk)} of disk (the weights of {kept} trials are kept)",
     ]
-    if config.hours and trial * rounds > config.hours * 3600:
-        lines.append(f"  budget     {format_seconds(config.hours * 3600)} may end it before {config.trials} trials")
     if config.timeout_minutes and epoch > config.timeout_minutes * 30:
         lines.append(
             f"  timeout    an epoch takes {format_seconds(epoch)}: raise timeout_minutes = {config.timeout_minutes:g}"

@@ -25,7 +25,13 @@ logger = logging.getLogger(__name__)
 
 PARENT = "parent"  # the key of the sweep's own run; a trial's key is its number as text
 CHECKPOINT_FOLDER = "checkpoint"
-RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "DIVERGED": "FAILED", "FAILED": "FAILED"}
+RUN_STATUS = {
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "DIVERGED": "FAILED",
+    "FAILED": "FAILED",
+    "INFEASIBLE": "FAILED",
+}
 _MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some servers
 
 
@@ -148,6 +154,8 @@ def _start_trial(update: RunUpdate, event: Event) -> None:
     update.tags["starsweep.state"] = "RUNNING"
     if data.get("hash") is not None:
         update.tags["config.hash"] = str(data["hash"])
+    if data.get("repeats") is not None:
+        update.tags["starsweep.repeats"] = str(data["repeats"])
     if data.get("attempt") is not None:
         update.tags["starsweep.attempt"] = str(data["attempt"])
     update.status, update.ended = "RUNNING", None
@@ -155,7 +163,8 @@ def _start_trial(update: RunUpdate, event: Event) -> None:
 
 
 def _end_trial(update: RunUpdate, event: Event) -> None:
-    state = str(event.data["state"]) if event.kind is EventKind.TRIAL_ENDED else "INTERRUPTED"
+    other = "PAUSED" if event.kind is EventKind.TRIAL_PAUSED else "INTERRUPTED"
+    state = str(event.data["state"]) if event.kind is EventKind.TRIAL_ENDED else other
     _end_as(update, state, event.data.get("reason"))
     update.ended = _ms(event.time)
     update.artifacts += [Artifact(path=str(path)) for path in event.data.get("artifacts", [])]

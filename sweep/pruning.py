@@ -1,6 +1,8 @@
-"""When to stop a trial early: pure functions of the learning curves that the study holds.
+"""When to pause a trial, to let it go on, or to stop it: pure functions of the learning curves that the study holds.
 
-Optuna's own pruners note in the study what they decided, so that a driver killed between deciding and telling would
+Halving and hyperband compare trials at rungs: epochs that lie ever further apart. A trial that comes to a rung goes on
+at once if it is among the best there, else it is paused, and goes on when it has become one of the best 1/reduction of
+all that have come (asynchronous successive halving with promotion, Li et al., MLSys 2020, algorithm 2). Optuna's own pruners note in the study what they decided, so that a driver killed between deciding and telling would
 forget to stop a trial. These decide the same for the same curves, however often they are asked.
 """
 
@@ -16,7 +18,7 @@ Curve = Mapping[int, float]  # epoch (from 1) -> best validation NME so far
 
 
 def should_prune(config: PrunerConfig, number: int, epoch: int, curves: Mapping[int, Curve]) -> bool:
-    """Whether trial `number`, which has just reported `epoch`, should stop.
+    """Whether trial `number`, which has just reported `epoch`, should stop for good.
 
     Args:
         config: which rule.
@@ -24,17 +26,47 @@ def should_prune(config: PrunerConfig, number: int, epoch: int, curves: Mapping[
         epoch: its last, from 1.
         curves: of every trial that has reported anything, by number.
     """
-    if config.name == "none":
+    if config.name == "none" or config.pauses:
         return False
     if config.name == "median":
         return _below_median(config, number, epoch, curves)
-    first = config.min_epochs
-    if config.name == "hyperband":
-        bracket = number % config.brackets
-        first *= config.reduction**bracket
-        curves = {n: curve for n, curve in curves.items() if n % config.brackets == bracket}
-    rung = last_rung(epoch, first, config.reduction)
+    curves = {n: curve for n, curve in curves.items() if _bracket(config, n) == _bracket(config, number)}
+    rung = last_rung(epoch, first_rung(config, number), config.reduction)
     return rung is not None and not _in_top(number, rung, curves, config.reduction)
+
+
+def rungs(config: PrunerConfig, number: int, epochs: int) -> list[int]:
+    """The epochs at which a trial may be paused, rising, all before the last epoch."""
+    if not config.pauses:
+        return []
+    found, rung = [], first_rung(config, number)
+    while rung < epochs:
+        found.append(rung)
+        rung *= config.reduction
+    return found
+
+
+def first_rung(config: PrunerConfig, number: int) -> int:
+    """The first rung of a trial: in hyperband's brackets, which trials fill in turn, it rises."""
+    return config.min_epochs * config.reduction ** _bracket(config, number)
+
+
+def _bracket(config: PrunerConfig, number: int) -> int:
+    return number % config.brackets if config.name == "hyperband" else 0
+
+
+def promotable(config: PrunerConfig, rung: int, values: Mapping[int, float], number: int) -> bool:
+    """Whether a trial is among the best 1/reduction of those of its bracket that have come to a rung.
+
+    Args:
+        config: which rule.
+        rung: the epoch.
+        values: of all trials that have come to the rung, by number; less is better.
+        number: of the trial.
+    """
+    bracket = _bracket(config, number)
+    rivals = sorted((value, n) for n, value in values.items() if _bracket(config, n) == bracket)
+    return (values[number], number) in rivals[: len(rivals) // config.reduction]
 
 
 def last_rung(epoch: int, first: int, reduction: int) -> int | None:

@@ -10,29 +10,44 @@ from sweep.space import Params
 
 
 class State(StrEnum):
-    """State of a trial. DIVERGED is told to Optuna as pruned, so that the sampler learns from it."""
+    """State of a trial. DIVERGED and INFEASIBLE are told to Optuna as pruned, with their values.
+
+    PAUSED trials wait for others to come as far; they go on from their checkpoint, or are PRUNED in the end.
+    """
 
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
     DIVERGED = "DIVERGED"
+    INFEASIBLE = "INFEASIBLE"
     FAILED = "FAILED"
 
     @property
     def finished(self) -> bool:
-        return self is not State.RUNNING
+        return self not in (State.RUNNING, State.PAUSED)
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What the study knows of one trial. `curve` is epoch -> best validation NME so far, a fraction."""
+    """What the study knows of one trial.
+
+    Attributes:
+        curve: epoch -> best validation NME so far, a fraction.
+        seed: of its training where that is not the sweep's (run.seed), for a repeat.
+        repeats: number of the trial whose parameters it trains again; None for all others.
+        metrics: of its last epoch.
+    """
 
     number: int
     params: Params
-    state: State
+    state: State = State.RUNNING
     curve: Mapping[int, float] = field(default_factory=dict)
     reason: str | None = None
     seconds: float = 0.0
+    seed: int | None = None
+    repeats: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best_nme(self) -> float | None:

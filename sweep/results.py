@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import heapq
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sweep.config import SweepConfig
-from sweep.leaderboard import best, rank, rank_key
+from sweep.leaderboard import best, rank
 from sweep.records import TrialRecord
 
 LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
@@ -56,9 +55,9 @@ class Results:
         self._freed, self._kept = finished, kept
 
 
-def kept_trials(config: SweepConfig, records: Iterable[TrialRecord]) -> set[int]:
+def kept_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> set[int]:
     """Numbers of the trials whose weights stay on disk: the best `keep`."""
-    return {r.number for r in heapq.nsmallest(config.keep, records, key=rank_key) if r.best_nme is not None}
+    return {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
 
 
 def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> None:

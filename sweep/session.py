@@ -71,7 +71,7 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
         slots, hashes, stop = 0, dict[str, str](), stack.enter_context(StopRequest())
-        if study is None or not study.satisfies(config.trials):
+        if study is None or not study.satisfies():
             slots, hashes = make_ready(config, stack, console)
             stop.listen()  # again: Ray has put handlers of its own in place
         if stop and study is None:
@@ -139,9 +139,7 @@ def _run_trials(
 def _open_study(config: SweepConfig) -> Study:
     url = config.study or f"sqlite:///{config.folder / 'study.db'}"
     try:
-        return Study.open(
-            url, config.name, config.dimensions, config.sampler, config.seed, config.decisive(), config.known
-        )
+        return Study.open(url, config)
     except (StudyMismatchError, StudyStorageError) as error:
         raise ConfigError(str(error)) from None
 

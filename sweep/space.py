@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +18,23 @@ Value = float | int | str | bool | None
 Params = dict[str, Value]
 _MOST_COMBINATIONS = 500  # checked when a sweep starts
 _MOST_CHOICES = 1000
+_MOST_POINTS = 10_000  # of a grid
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched setting: a range (low, high, both included) or a list of choices."""
+    """One searched setting: a range (low, high, both included) or a list of choices.
+
+    `when` holds (key of an earlier choice, its values) under all of which the setting is searched; else it stays as in
+    the base config.
+    """
 
     key: str
     kind: Kind
     low: float = 0.0
     high: float = 0.0
     choices: tuple[Value, ...] = ()
+    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
 
     @property
     def probes(self) -> tuple[Value, ...]:
@@ -51,14 +57,17 @@ class Dimension:
 def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig) -> tuple[Dimension, ...]:
     """Reads {'optim.lr': {'log_uniform': [1e-4, 1e-2]}, ...} and checks every key and end against the trainer's config.
 
+    A setting may depend on choices above it: {'log_uniform': [0.01, 100], 'when': {'loss.name': 'star'}}.
+
     Raises:
         ConfigError: names the key, the value and what is allowed.
     """
     if not space:
         raise ConfigError("space: is empty; nothing to search")
     dimensions = tuple(_parse_dimension(key, spec) for key, spec in space.items())
-    for dimension in dimensions:
+    for i, dimension in enumerate(dimensions):
         _check_key(dimension)
+        _check_condition(dimension, dimensions[:i])
     _check_combinations(dimensions, base)
     return dimensions
 
@@ -81,6 +90,42 @@ def check_params(params: Mapping[str, Value], space: tuple[Dimension, ...], base
         raise ConfigError(f"{origin}: {error}") from None
 
 
+def active(dimensions: Sequence[Dimension], params: Mapping[str, Value]) -> Params:
+    """The parameters that mean something: those whose conditions the others meet, in the order of the space."""
+    found: Params = {}
+    for d in dimensions:
+        if all(key in found and found[key] in values for key, values in d.when) and d.key in params:
+            found[d.key] = params[d.key]
+    return found
+
+
+def filled(dimensions: Sequence[Dimension], params: Mapping[str, Value]) -> Params:
+    """A value for every dimension, for who needs a point of the whole space: a missing one is the first it can have."""
+    return {d.key: params.get(d.key, d.probes[0]) for d in dimensions}
+
+
+def all_points(dimensions: Sequence[Dimension]) -> list[Params]:
+    """Every point of a space of choices and integers, each once.
+
+    Raises:
+        ConfigError: a dimension has no end of values, or there are too many points.
+    """
+    for d in dimensions:
+        if d.kind != "choice" and "int" not in d.kind:
+            raise ConfigError(f"sampler.name = 'grid': space.{d.key} is a range; list its values as a choice")
+    if (count := math.prod(len(_values(d)) for d in dimensions)) > _MOST_POINTS:
+        raise ConfigError(f"sampler.name = 'grid': the space has {count} points, more than {_MOST_POINTS}")
+    points = (
+        active(dimensions, dict(zip((d.key for d in dimensions), values, strict=True)))
+        for values in itertools.product(*map(_values, dimensions))
+    )
+    return list({repr(point): point for point in points}.values())
+
+
+def _values(d: Dimension) -> Sequence[Value]:
+    return d.choices if d.kind == "choice" else range(int(d.low), int(d.high) + 1)
+
+
 def short_name(key: str) -> str:
     """'loss.star_weight' -> 'star_weight', for tables and run names."""
     return key.rsplit(".", 1)[-1]
@@ -97,9 +142,11 @@ def format_value(value: Value) -> str:
 
 
 def _parse_dimension(key: str, spec: Any) -> Dimension:
-    if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in KINDS:
+    when = _parse_condition(key, spec.get("when", {})) if isinstance(spec, Mapping) else ()
+    rest = {k: v for k, v in spec.items() if k != "when"} if isinstance(spec, Mapping) else {}
+    if len(rest) != 1 or next(iter(rest)) not in KINDS:
         raise ConfigError(f"space.{key} = {spec!r}: must be one of {', '.join(KINDS)} with its values")
-    kind, values = next(iter(spec.items()))
+    kind, values = next(iter(rest.items()))
     if not isinstance(values, list | tuple) or len(values) < 2:
         raise ConfigError(f"space.{key}.{kind} = {values!r}: must be a list of two or more values")
     if kind == "choice":
@@ -107,9 +154,26 @@ def _parse_dimension(key: str, spec: Any) -> Dimension:
             raise ConfigError(f"space.{key}.choice: has {len(values)} values; more than {_MOST_CHOICES} are a range")
         if len(set(map(repr, values))) != len(values):
             raise ConfigError(f"space.{key}.choice = {values!r}: must hold every choice once")
-        return Dimension(key, kind, choices=tuple(values))
+        return Dimension(key, kind, choices=tuple(values), when=when)
     low, high = _ends(key, kind, values)
-    return Dimension(key, kind, low, high)
+    return Dimension(key, kind, low, high, when=when)
+
+
+def _parse_condition(key: str, spec: Any) -> tuple[tuple[str, tuple[Value, ...]], ...]:
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"space.{key}.when = {spec!r}: must be a mapping of a choice to its values")
+    return tuple((str(k), tuple(v) if isinstance(v, list | tuple) else (v,)) for k, v in spec.items())
+
+
+def _check_condition(dimension: Dimension, earlier: tuple[Dimension, ...]) -> None:
+    choices = {d.key: d for d in earlier if d.kind == "choice"}
+    for key, values in dimension.when:
+        if key not in choices:
+            raise ConfigError(
+                f"space.{dimension.key}.when: {key} is no choice above it in the space{nearest(key, list(choices))}"
+            )
+        if unknown := [v for v in values if v not in choices[key].choices]:
+            raise ConfigError(f"space.{dimension.key}.when.{key} = {unknown[0]!r}: must be {_text(choices[key])}")
 
 
 def _ends(key: str, kind: str, values: list[Any] | tuple[Any, ...]) -> tuple[float, float]:
@@ -144,15 +208,27 @@ def _check_combinations(dimensions: tuple[Dimension, ...], base: TrainConfig) ->
     for dimension in dimensions:
         rest = {d.key: d.probes[0] for d in dimensions if d is not dimension}
         for value in dimension.probes:
-            _check_combination(rest | {dimension.key: value}, base, f"space.{dimension.key} ({_text(dimension)})")
+            params = _meeting(dimension, dimensions, rest | {dimension.key: value})
+            _check_combination(params, base, f"space.{dimension.key} ({_text(dimension)})")
     corners = [(d.probes[0], d.probes[-1]) if d.kind != "choice" else d.probes for d in dimensions]
     combinations: Iterable[tuple[Value, ...]] = itertools.product(*corners)
     if math.prod(map(len, corners)) > _MOST_COMBINATIONS:
         rng = random.Random(0)
         combinations = [tuple(rng.choice(values) for values in corners) for _ in range(_MOST_COMBINATIONS)]
     for values in combinations:
-        params = dict(zip((d.key for d in dimensions), values, strict=True))
+        params = active(dimensions, dict(zip((d.key for d in dimensions), values, strict=True)))
         _check_combination(params, base, f"space ({format_params(params)})")
+
+
+def _meeting(dimension: Dimension, dimensions: tuple[Dimension, ...], params: Params) -> Params:
+    """The parameters, changed so that the dimension's conditions hold."""
+    conditions = {d.key: d.when for d in dimensions}
+    waiting = list(dimension.when)
+    while waiting:
+        key, values = waiting.pop()
+        params = params | {key: values[0]}
+        waiting += conditions[key]
+    return active(dimensions, params)
 
 
 def _check_combination(params: Params, base: TrainConfig, origin: str) -> None:

@@ -6,72 +6,39 @@ the database is away or locked, the driver waits for it: each of its steps can b
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import logging
 import math
 import time
-import warnings
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from sweep.config import SamplerConfig, differences
+from sweep.allocation import next_step
+from sweep.config import SweepConfig, differences
 from sweep.records import State, TrialRecord
+from sweep.sampling import distribution, draw
 from sweep.secrets import redact
-from sweep.space import Dimension, Params
+from sweep.space import Params, active
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PATIENCE = 900.0  # seconds that the driver waits for a database that is away, before it gives up
 _LONGEST_PAUSE = 15.0  # seconds between two attempts
-_DECISIVE, _STATE, _REASON, _SECONDS = "decisive", "state", "reason", "seconds"
-
+_DECISIVE, _STATE, _REASON, _SECONDS, _SEED, _REPEATS = "decisive", "state", "reason", "seconds", "seed", "repeats"
+_REDRAWS = 50  # suggestions that were all tried before, after which a finite space counts as searched
 
 _TOLD = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.DIVERGED: TrialState.PRUNED,
+    State.INFEASIBLE: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
 }
-
-
-class _SamplersView(optuna.Study):
-    """The study as samplers shall see it: a trial that diverged is as bad as the worst.
-
-    Some of them leave out trials that are told as pruned, and would look for the best where everything diverges, since
-    nothing seems to be known there; others would rank one that diverged late by the good values of its early epochs.
-    """
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, None, use_cache)
-        diverged = {t.number for t in trials if t.user_attrs.get(_STATE) == State.DIVERGED}
-        if diverged:
-            values = [v for t in trials if t.number not in diverged for v in t.intermediate_values.values()]
-            worst = max(values, default=1.0)
-            trials = [_as_complete(t, worst) if t.number in diverged else t for t in trials]
-        return trials if states is None else [t for t in trials if t.state in states]
-
-
-def _as_complete(trial: FrozenTrial, value: float) -> FrozenTrial:
-    shown = copy.copy(trial)
-    shown.state, shown.value = TrialState.COMPLETE, value
-    return shown
 
 
 class StudyMismatchError(ValueError):
@@ -90,52 +57,38 @@ class Study:
     takes too long.
     """
 
-    def __init__(self, study: optuna.Study, space: tuple[Dimension, ...], sampler: SamplerConfig, seed: int) -> None:
-        self._study, self._sampler, self._seed = study, sampler, seed
-        self._view = _view(study)
-        self._distributions = {d.key: distribution(d) for d in space}
-        self._live = {t.number: self._adopt(t) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-        self._records = {t.number: _record(t) for t in study.get_trials(states=_STARTED)}
+    def __init__(self, study: optuna.Study, config: SweepConfig) -> None:
+        self._study, self._config = study, config
+        self._distributions = {d.key: distribution(d) for d in config.dimensions}
+        trials = study.get_trials()
+        self._live = {t.number: Trial(study, t._trial_id) for t in trials if not t.state.is_finished()}
+        self._records = {t.number: _record(t) for t in trials}
         self._curves = {r.number: r.curve for r in self._records.values() if r.curve}
 
     @classmethod
-    def open(
-        cls,
-        url: str,
-        name: str,
-        space: tuple[Dimension, ...],
-        sampler: SamplerConfig,
-        seed: int,
-        decisive: Mapping[str, Any],
-        known: list[Params],
-    ) -> Study:
-        """Creates the study, or opens the one of this name.
+    def open(cls, url: str, config: SweepConfig) -> Study:
+        """Creates the study of a sweep in a database, or opens the one of its name.
 
         Raises:
             StudyStorageError: the database cannot be opened.
             StudyMismatchError: the study was made with another space, base config, sampler, pruner or seed.
         """
-        study = optuna.create_study(
-            storage=_storage(url),
-            study_name=name,
-            direction="minimize",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),
-            sampler=_build_sampler(sampler, seed),
-        )
-        old = study.user_attrs.get(_DECISIVE)
-        new = json.loads(json.dumps(decisive))
+        study = optuna.create_study(storage=_storage(url), study_name=config.name, load_if_exists=True)
+        old, new = study.user_attrs.get(_DECISIVE), json.loads(json.dumps(config.decisive()))
         if old is None:
-            for params in known:
-                study.enqueue_trial(params, skip_if_exists=True)
             study.set_user_attr(_DECISIVE, new)
         elif old != new:
             lines = "\n  ".join(differences(old, new))
             raise StudyMismatchError(
-                f"sweep {name!r} exists with other settings:\n  {lines}\n"
+                f"sweep {config.name!r} exists with other settings:\n  {lines}\n"
                 "go on with the old ones, or give this sweep a name of its own: --name NEW"
             )
-        return cls(study, space, sampler, seed)
+        return cls(study, config)
+
+    @classmethod
+    def in_memory(cls, config: SweepConfig) -> Study:
+        """A study that ends with the process, for simulations."""
+        return cls(optuna.create_study(), config)
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -147,33 +100,75 @@ class Study:
         """Learning curves of all trials that have reported."""
         return self._curves
 
-    def satisfies(self, trials: int) -> bool:
-        """Whether so many trials are finished and none runs."""
-        return len(self._records) >= trials and all(r.state.finished for r in self._records.values())
+    def satisfies(self) -> bool:
+        """Whether nothing is left to run; what time alone allows is."""
+        records = self.records
+        return all(r.state.finished for r in records) and next_step(self._config, records, (), 0.0) is None
 
     def record(self, number: int) -> TrialRecord:
         """What the study knows of one trial."""
         return self._records[number]
 
-    def ask(self) -> TrialRecord:
-        """Starts the next trial: a known configuration if one waits, else what the sampler suggests."""
-        number = len(self._records)
-        self._view.sampler = _build_sampler(self._sampler, _derived_seed(self._seed, number))
-        trial = self._patiently(lambda: self._view.ask(self._distributions), lambda: self._begun(number))
-        self._live[trial.number] = trial
-        record = TrialRecord(trial.number, dict(trial.params), State.RUNNING)
-        self._records[trial.number] = record
+    def ask(self) -> TrialRecord | None:
+        """Starts the next trial: a known configuration if one is left, else what the sampler suggests.
+
+        What was tried before is not tried again: None where all that it suggests was, so that a finite space is full.
+        """
+        number, records = len(self._records), self.records
+        known = self._config.trials_known
+        if number < len(known) and known[number].keys() == self._distributions.keys():
+            return self._start(TrialRecord(number, dict(known[number]), State.RUNNING))
+        tried = {_key(r.params) for r in records}
+        for attempt in range(_REDRAWS):
+            drawn = draw(self._config, records, number, attempt) | (known[number] if number < len(known) else {})
+            params = active(self._config.dimensions, drawn)
+            if _key(params) not in tried:
+                return self._start(TrialRecord(number, params, State.RUNNING))
+        return None
+
+    def repeat(self, number: int, seed: int) -> TrialRecord:
+        """Starts a trial with the parameters of another one and another seed of the training."""
+        params = dict(self._records[number].params)
+        return self._start(TrialRecord(len(self._records), params, State.RUNNING, seed=seed, repeats=number))
+
+    def _start(self, record: TrialRecord) -> TrialRecord:
+        """Notes a new trial; in one step, so that no driver can die with half of it done."""
+        attributes = {_SEED: record.seed, _REPEATS: record.repeats} if record.repeats is not None else {}
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=record.params,
+            distributions={key: self._distributions[key] for key in record.params},
+            user_attrs=attributes,
+        )
+        study_id, storage = self._study._study_id, self._study._storage
+        trial_id = self._patiently(
+            lambda: storage.create_new_trial(study_id, template_trial=template), lambda: self._begun(record.number)
+        )
+        self._live[record.number] = Trial(self._study, trial_id)
+        self._records[record.number] = record
         return record
 
-    def report(self, number: int, epoch: int, nme: float) -> bool:
-        """Notes the best validation NME after an epoch; False if that epoch was noted before and nothing changes."""
+    def report(
+        self, number: int, epoch: int, nme: float, metrics: Mapping[str, float] | None = None, seconds: float = 0.0
+    ) -> bool:
+        """Notes the best validation NME after an epoch; False if that epoch was noted before and nothing changes.
+
+        All metrics and the seconds trained so far are kept in memory only; the event log has them for good.
+        """
         record = self._records[number]
+        if metrics is not None:
+            self._change(number, metrics=metrics)
+            record = self._records[number]
         if epoch in record.curve or record.state.finished:
             return False
         self._patiently(lambda: self._live[number].report(nme, epoch))
         self._curves[number] = {**record.curve, epoch: nme}
-        self._change(number, curve=self._curves[number])
+        self._change(number, curve=self._curves[number], seconds=seconds)
         return True
+
+    def hold(self, number: int, state: State) -> None:
+        """Marks an unfinished trial as RUNNING or PAUSED, in memory only."""
+        self._change(number, state=state)
 
     def tell(self, number: int, state: State, *, seconds: float, reason: str | None = None) -> None:
         """Ends a trial for good."""
@@ -185,7 +180,7 @@ class Study:
         del self._live[number]
         self._change(number, state=state, reason=reason, seconds=seconds)
 
-    def _tell(self, trial: optuna.Trial, state: State, seconds: float, reason: str | None) -> None:
+    def _tell(self, trial: Trial, state: State, seconds: float, reason: str | None) -> None:
         trial.set_user_attr(_STATE, state.value)
         trial.set_user_attr(_SECONDS, seconds)
         if reason is not None:
@@ -216,38 +211,13 @@ class Study:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _begun(self, number: int) -> optuna.Trial | None:
-        """The trial of this number, where the database has it although nobody was told."""
+    def _begun(self, number: int) -> int | None:
+        """The id of the trial of this number, where the database has it although nobody was told."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return next((self._adopt(trial) for trial in running if trial.number == number), None)
-
-    def _adopt(self, frozen: FrozenTrial) -> optuna.Trial:
-        """Takes over a trial of a dead driver, with the parameters that it may not have lived to write."""
-        missing = [key for key in self._distributions if key not in frozen.params]
-        drawn = self._draw_again(frozen) if missing else {}
-        for key in missing:
-            distribution = self._distributions[key]
-            value = distribution.to_internal_repr(drawn[key])
-            self._study._storage.set_trial_param(frozen._trial_id, key, value, distribution)
-        return optuna.trial.Trial(self._study, frozen._trial_id)
-
-    def _draw_again(self, frozen: FrozenTrial) -> Params:
-        """All parameters as the dead driver drew them.
-
-        They are drawn in a copy of the study without the half-written trial, whose own traces would change the draw.
-        """
-        sampler = _build_sampler(self._sampler, _derived_seed(self._seed, frozen.number))
-        double = optuna.create_study(direction="minimize", sampler=sampler, pruner=optuna.pruners.NopPruner())
-        double.add_trials(t for t in self._study.get_trials(states=_STARTED) if t.number < frozen.number)
-        if fixed := frozen.system_attrs.get("fixed_params"):
-            double.enqueue_trial(fixed)
-        return dict(_view(double).ask(self._distributions).params)
+        return next((trial._trial_id for trial in running if trial.number == number), None)
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = TrialRecord(**{**vars(self._records[number]), **changes})
-
-
-_STARTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
@@ -266,10 +236,6 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
         raise StudyStorageError(f"study = {redact(url)!r}: cannot be opened as a database ({reason})") from None
 
 
-def _view(study: optuna.Study) -> _SamplersView:
-    return _SamplersView(study.study_name, study._storage, study.sampler, study.pruner)
-
-
 def _absence(error: BaseException) -> str:
     """Why the database cannot answer now; empty where waiting would not help."""
     cause: BaseException | None = error
@@ -281,29 +247,8 @@ def _absence(error: BaseException) -> str:
     return ""
 
 
-def _derived_seed(seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
-
-
-def _build_sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    if config.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if config.name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
-    if config.name == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=config.startup_trials)
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=config.startup_trials, multivariate=True, constant_liar=True
-    )
-
-
-def distribution(d: Dimension) -> BaseDistribution:
-    """Optuna's form of a dimension."""
-    if d.kind == "choice":
-        return CategoricalDistribution(d.choices)
-    if d.kind in ("int", "log_int"):
-        return IntDistribution(int(d.low), int(d.high), log=d.kind == "log_int")
-    return FloatDistribution(d.low, d.high, log=d.kind == "log_uniform")
+def _key(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
@@ -315,4 +260,6 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         dict(sorted(trial.intermediate_values.items())),
         trial.user_attrs.get(_REASON),
         trial.user_attrs.get(_SECONDS, 0.0),
+        seed=trial.user_attrs.get(_SEED),
+        repeats=trial.user_attrs.get(_REPEATS),
     )

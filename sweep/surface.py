@@ -34,7 +34,7 @@ class Surface:
         known = [r for r in records if r.best_nme is not None and math.isfinite(r.best_nme)]
         if len(known) < 3:
             raise ValueError(f"a surface needs three trials with an NME, but got {len(known)}")
-        points = np.array([self._place(r.params) for r in known])  # (T, D)
+        points = np.array([place(dimensions, r.params) for r in known])  # (T, D)
         values = np.log([r.best_nme or math.nan for r in known])
         self._range = float(values.min()), float(values.max())
         try:
@@ -44,19 +44,20 @@ class Surface:
 
     def __call__(self, params: Sequence[Mapping[str, object]]) -> NDArray[np.float64]:
         """NME at points of the search space, (T,); never better or worse than the best and worst trial."""
-        logs = self._fit(np.array([self._place(p) for p in params]))
+        logs = self._fit(np.array([place(self._dimensions, p) for p in params]))
         return np.exp(np.clip(logs, *self._range))
 
-    def _place(self, params: Mapping[str, object]) -> list[float]:
-        """The point in [0, 1]^D: one coordinate a number, one a choice."""
-        found: list[float] = []
-        for d in self._dimensions:
-            value = params[d.key]
-            if d.kind == "choice":
-                found += [float(value == choice) for choice in d.choices]
-            else:
-                found.append(_share(d, float(value)))  # type: ignore[arg-type]
-        return found
+
+def place(dimensions: Sequence[Dimension], params: Mapping[str, object]) -> list[float]:
+    """The point in [0, 1]^D: one coordinate a number, one a choice; a missing parameter stands at its first value."""
+    found: list[float] = []
+    for d in dimensions:
+        value = params.get(d.key, d.probes[0])
+        if d.kind == "choice":
+            found += [float(value == choice) for choice in d.choices]
+        else:
+            found.append(_share(d, float(value)))  # type: ignore[arg-type]
+    return found
 
 
 def _share(d: Dimension, value: float) -> float:

@@ -23,8 +23,10 @@ from trainer.settings import ConfigError
 
 # Keys of what a worker reports to the driver
 TRIAL, EPOCH, METRICS, ENDED, REASON = "trial", "epoch", "metrics", "ended", "reason"
-TIMEOUT = "timeout"  # of what it is given, besides TRIAL
+TIMEOUT, PAUSES = "timeout", "pauses"  # of what it is given, besides TRIAL
 DONE, DIVERGED, FAILED, DISK_FULL = "done", "diverged", "failed", "disk full"
+
+_LEAVING = 5.0  # seconds that a worker whose trial was paused has to leave its folder
 
 HUNG_FILE = "hung.txt"  # in a trial's folder: where it was when it had reported nothing for nearly too long
 
@@ -36,7 +38,8 @@ def run_trial(assignment: dict[str, Any]) -> None:
     no number as diverged, a full disk the sweep; anything else is raised, for Ray to try again.
 
     Args:
-        assignment: {"trial": number, "config": tree of the TrainConfig, "timeout": seconds without a report, or None}.
+        assignment: {"trial": number, "config": tree of the TrainConfig, "timeout": seconds without a report, or None,
+            "pauses": epochs after which it may be paused}.
     """
     _import_trainer()
     from trainer import engine
@@ -58,7 +61,8 @@ def run_trial(assignment: dict[str, Any]) -> None:
                 tune.report({TRIAL: number, EPOCH: result.epoch, METRICS: metrics})
                 watchdog.rest()
 
-            engine.train(config, report=report, resume_from=last if last.exists() else None)
+            pauses = frozenset(assignment[PAUSES])
+            engine.train(config, report=report, resume_from=last if last.exists() else None, save_after=pauses)
     except engine.NonFiniteError as error:
         end = {TRIAL: number, ENDED: DIVERGED, REASON: str(error)}
     except DiskFullError as error:
@@ -114,7 +118,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / "worker.lock"), folder / "worker.pid"
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_LEAVING)  # one that was paused a moment ago may still be leaving its folder
     except Timeout:
         _end_orphan(owner)
         lock.acquire(timeout=120)

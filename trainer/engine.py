@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -24,7 +24,7 @@ from trainer.inference import autocast, evaluate, place
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
-from trainer.process import prepare_process
+from trainer.process import memory_in_use, prepare_process
 
 METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 
@@ -98,7 +98,13 @@ class Run:
         self.best_nme, self.best_epoch = state["best_nme"], state["best_epoch"]
 
 
-def train(config: TrainConfig, *, report: Report | None = None, resume_from: Path | None = None) -> TrainResult:
+def train(
+    config: TrainConfig,
+    *,
+    report: Report | None = None,
+    resume_from: Path | None = None,
+    save_after: Collection[int] = (),
+) -> TrainResult:
     """Trains one config and leaves config.yaml, metrics.jsonl, last.pt and best.pt in its run folder (run.output).
 
     Args:
@@ -106,6 +112,7 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
         report: called once an epoch, after the checkpoint where one is due. A resumed run first reports the epochs
             before the checkpoint again, since whoever listens may have died before hearing of the last of them.
         resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped.
+        save_after: epochs whose checkpoint is written in any case, before they are reported.
 
     Raises:
         DataError, ModelError, CheckpointError: what a run needs is missing or damaged.
@@ -117,10 +124,12 @@ def train(config: TrainConfig, *, report: Report | None = None, resume_from: Pat
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
     with writing(folder):
-        return _train(config, folder, report, resume_from)
+        return _train(config, folder, report, resume_from, save_after)
 
 
-def _train(config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None) -> TrainResult:
+def _train(
+    config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None, save_after: Collection[int]
+) -> TrainResult:
     folder.mkdir(parents=True, exist_ok=True)
     config.dump(folder / CONFIG_FILE)
     training = load_split(config.data, config.data.train_on)
@@ -135,7 +144,8 @@ def _train(config: TrainConfig, folder: Path, report: Report | None, resume_from
     for epoch in range(len(run.history) + 1, config.optim.epochs + 1):
         row = _one_epoch(run, training, validation, epoch, folder)
         run.history.append(row)
-        if monotonic() - saved >= config.run.checkpoint_seconds or epoch == config.optim.epochs:
+        due = monotonic() - saved >= config.run.checkpoint_seconds
+        if due or epoch in save_after or epoch == config.optim.epochs:
             checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
             saved = monotonic()
         _append_history(row, epoch, folder)
@@ -169,6 +179,7 @@ def _one_epoch(
         "lr": lr,
         "images_per_second": faces / (trained - started),
         "epoch_seconds": perf_counter() - started,
+        "memory_gb": memory_in_use(run.device),
     }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
+import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -28,6 +31,7 @@ def release_memory() -> None:
     gc.collect()  # models and optimizers refer to themselves in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _keep_freed_memory() -> None:
@@ -48,3 +52,14 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "gnu_get_libc_version") else None
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Memory in GB: the most that tensors took of a GPU, else what the process has now, of which freed parts stay."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no Linux
+        return math.nan
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9

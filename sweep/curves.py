@@ -1,0 +1,200 @@
+"""Recorded learning curves of many configurations, and a surface through them that a simulation trains on.
+
+Legend: C recorded configurations, E epochs, D coordinates of a point of the search space, each in [0, 1].
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.loaded import Sweep
+from sweep.records import State
+from sweep.space import Dimension, Params
+from sweep.surface import place
+from trainer.settings import ConfigError
+
+_FORMAT = 1
+_NEIGHBOURS = 4  # repeated configurations whose noise a point may get
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training: its parameters, its seed, validation NME (a fraction) and seconds of each epoch from the first.
+
+    A curve shorter than the others is of a training that diverged.
+    """
+
+    params: Params
+    seed: int
+    nme: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Trainings of one task. `made` says how: versions, threads, data and config."""
+
+    epochs: int
+    curves: tuple[Curve, ...]
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Curves:
+        """Reads what `save` wrote.
+
+        Raises:
+            ConfigError: there is no such file, or it holds something else.
+        """
+        try:
+            tree = json.loads(gzip.decompress(path.read_bytes()))
+            if tree["format"] != _FORMAT:
+                raise ConfigError(f"{path}: has format {tree['format']!r}, this version reads {_FORMAT}")
+            keys = tree["params"]
+            curves = tuple(
+                Curve(dict(zip(keys, values, strict=True)), seed, tuple(nme), tuple(seconds))
+                for values, seed, nme, seconds in tree["curves"]
+            )
+            found = cls(int(tree["epochs"]), curves, tree["made"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{path}: cannot be read as recorded curves ({error})") from None
+        if not any(len(curve.nme) == found.epochs for curve in curves):
+            raise ConfigError(f"{path}: holds no training of {found.epochs} epochs")
+        return found
+
+    @classmethod
+    def of_sweeps(cls, sweeps: Sequence[Sweep]) -> Curves:
+        """The complete and the diverged trials of sweeps of one task, whose seeds may differ.
+
+        Raises:
+            ConfigError: the sweeps have different numbers of epochs or parameters, or no complete trial.
+        """
+        if len({(s.config.train.optim.epochs, tuple(s.config.space)) for s in sweeps}) != 1:
+            raise ConfigError("curves: the sweeps differ in their epochs or in what they search")
+        curves = tuple(curve for sweep in sweeps for curve in _recorded(sweep))
+        config = sweeps[0].config
+        if not any(len(curve.nme) == config.train.optim.epochs for curve in curves):
+            raise ConfigError("curves: the sweeps have no complete trial")
+        base = config.train.tree()
+        base["data"]["root"] = base["data"]["cache_dir"] = base["run"]["output"] = None
+        return cls(config.train.optim.epochs, curves, {"config": base, "tags": _tags(sweeps[0])})
+
+    def save(self, path: Path) -> None:
+        """Writes one compact file: NME with six digits after the point, seconds with three."""
+        keys = list(self.curves[0].params)
+        curves = [
+            [[c.params[k] for k in keys], c.seed, [round(v, 6) for v in c.nme], [round(v, 3) for v in c.seconds]]
+            for c in self.curves
+        ]
+        tree = {"format": _FORMAT, "made": self.made, "epochs": self.epochs, "params": keys, "curves": curves}
+        path.write_bytes(gzip.compress(json.dumps(tree).encode(), mtime=0))
+
+
+_KEPT_TAGS = ("version.", "git.", "machine", "threads", "data.hash")
+
+
+def _tags(sweep: Sweep) -> dict[str, str]:
+    return {key: value for key, value in sorted(sweep.tags.items()) if key.startswith(_KEPT_TAGS)}
+
+
+def _recorded(sweep: Sweep) -> Iterable[Curve]:
+    for number, rows in sorted(sweep.rows.items()):
+        record = sweep.records[number]
+        if record.state in (State.COMPLETE, State.DIVERGED):
+            ordered = [rows[epoch] for epoch in sorted(rows)]
+            seed = sweep.config.train.run.seed if record.seed is None else record.seed
+            nme = tuple(row["val/nme"] for row in ordered)
+            yield Curve(dict(record.params), seed, nme, tuple(row["epoch_seconds"] for row in ordered))
+
+
+class Task:
+    """What a simulation trains on: any point of the space has a learning curve, for any seed.
+
+    The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
+    distance whose width is that to the nearest neighbour. Noise comes on top: how the real trainings of one of the
+    nearest repeated configurations, whole curves of one seed each, lay about their mean. Where the nearest recorded
+    training diverged, so does the simulated one.
+
+    Args:
+        curves: what was recorded.
+        dimensions: the search space; all of it must be recorded.
+
+    Raises:
+        ConfigError: a parameter was not recorded.
+    """
+
+    def __init__(self, curves: Curves, dimensions: Sequence[Dimension]) -> None:
+        if missing := [d.key for d in dimensions if d.key not in curves.curves[0].params]:
+            raise ConfigError(f"space.{missing[0]}: the recorded curves have no such parameter")
+        self.epochs, self._dimensions = curves.epochs, dimensions
+        groups: dict[str, list[Curve]] = defaultdict(list)
+        for curve in curves.curves:
+            groups[json.dumps(curve.params, sort_keys=True)].append(curve)
+        cells = list(groups.values())
+        self._points = np.array([place(dimensions, cell[0].params) for cell in cells])  # (C, D)
+        self._dies = [min(len(curve.nme) for curve in cell) for cell in cells]
+        whole = [[c for c in cell if len(c.nme) == self.epochs] for cell in cells]
+        logs = [np.log([c.nme for c in cell]) if cell else None for cell in whole]
+        self._known = np.array([log is not None for log in logs])
+        blank = np.full(self.epochs, np.nan)
+        self._means = np.stack([blank if log is None else log.mean(0) for log in logs])  # (C, E)
+        self._noise = {i: _residuals(log) for i, log in enumerate(logs) if log is not None and len(log) > 1}
+        self._seconds = np.median([c.seconds for cell in whole for c in cell], axis=0)  # (E,)
+        distances = np.linalg.norm(self._points[:, None] - self._points[None], axis=2)
+        distances[np.diag_indices(len(cells))] = np.inf
+        self._width = float(np.median(distances.min(1))) if len(cells) > 1 else 1.0
+
+    def seconds(self, epoch: int) -> float:
+        """How long an epoch takes: the median of the recorded trainings."""
+        return float(self._seconds[epoch - 1])
+
+    def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
+        """Validation NME by epoch, (E,) or shorter where the training diverges."""
+        distance = self._distance(params)
+        length = self._dies[int(distance.argmin())]
+        rows = self._noise_around(distance)
+        return np.exp(self._mean(distance) + rows[seed % len(rows)])[:length]
+
+    def true_nme(self, params: Params) -> float:
+        """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
+        return self._true(self._distance(params))
+
+    @cached_property
+    def best(self) -> float:
+        """The lowest true NME of any recorded configuration."""
+        return min(map(self._true, np.linalg.norm(self._points[:, None] - self._points[None], axis=2)))
+
+    def _true(self, distance: NDArray[np.float64]) -> float:
+        if self._dies[int(distance.argmin())] < self.epochs:
+            return math.inf
+        return float(np.exp(self._mean(distance) + self._noise_around(distance)).min(1).mean())
+
+    def _distance(self, params: Params) -> NDArray[np.float64]:
+        return np.linalg.norm(self._points - np.array(place(self._dimensions, params)), axis=1)
+
+    def _mean(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+        scaled = (distance - distance[self._known].min()) * (distance + distance[self._known].min()) / self._width**2
+        weights = np.where(self._known, np.exp(-2 * scaled), 0.0)  # of a neighbour on a grid 0.14, of a diagonal 0.02
+        return weights[self._known] @ self._means[self._known] / weights.sum()
+
+    def _noise_around(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Residuals of log NME, (runs, E), of the nearest repeated configurations; none where nothing was repeated."""
+        near = sorted(self._noise, key=lambda i: (float(distance[i]), i))[:_NEIGHBOURS]
+        return np.concatenate([self._noise[i] for i in near]) if near else np.zeros((1, self.epochs))
+
+
+def _residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """About the mean of each epoch, enlarged for the mean being one of these few runs."""
+    return (logs - logs.mean(0)) * math.sqrt(len(logs) / (len(logs) - 1))

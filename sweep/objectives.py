@@ -1,0 +1,54 @@
+"""What is minimised besides the NME, which limits hold, and who dominates whom. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from sweep.config import LimitsConfig
+from sweep.records import State, TrialRecord
+from trainer.config import TrainConfig
+
+_METRIC = {"fr10": "val/fr10", "images_per_second": "images_per_second"}
+
+
+def second_value(objective: str, record: TrialRecord) -> float | None:
+    """The value of a second objective, as it is shown; None before the first report."""
+    return record.metrics.get(_METRIC[objective])
+
+
+def costs(objective: str, records: Iterable[TrialRecord]) -> dict[int, float]:
+    """A second objective, so that less is better, by number of the trial; speed counts in logarithms."""
+    found: dict[int, float] = {}
+    for r in records:
+        value = second_value(objective, r)
+        if value is not None and math.isfinite(value):
+            found[r.number] = -math.log(max(value, 1e-9)) if objective == "images_per_second" else value
+    return found
+
+
+def pareto_front(objective: str, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials that no other beats in both NME and a second objective, by NME."""
+    cost = costs(objective, records)
+    done = [r for r in records if r.state is State.COMPLETE and r.best_nme is not None and r.number in cost]
+    front: list[TrialRecord] = []
+    for r in sorted(done, key=lambda r: (r.best_nme or math.inf, cost[r.number], r.number)):
+        if not front or cost[r.number] < cost[front[-1].number]:
+            front.append(r)
+    return front
+
+
+def broken_limit(limits: LimitsConfig, metrics: Mapping[str, float], config: TrainConfig) -> str | None:
+    """Why a trial may not go on, such as 'memory_gb 5.1, the limit is 4'; None where it keeps all limits.
+
+    Args:
+        limits: of the sweep.
+        metrics: of the trial's last epoch.
+        config: of the trial; its batch size tells how long a pass takes.
+    """
+    speed = metrics.get("images_per_second", math.nan)
+    found = {"memory_gb": metrics.get("memory_gb", math.nan), "step_seconds": config.optim.batch_size / speed}
+    for key, limit in limits.model_dump().items():
+        if limit is not None and found[key] > limit:
+            return f"limits.{key} = {limit:g}: it takes {found[key]:.3g}"
+    return None
