@@ -10,6 +10,7 @@ from trainer.settings import ArgumentParser
 
 COMMANDS = {
     "run": ("sweep.run", "run a sweep, or go on with it"),
+    "simulate": ("sweep.simulate", "what a sweep would find for its budget, on recorded curves"),
     "report": ("sweep.report", "one HTML file about a sweep, or several side by side"),
     "rerun": ("sweep.rerun", "the winner again, with other seeds, or on the test split"),
     "card": ("sweep.card", "model card, weights and registry"),

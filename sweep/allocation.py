@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from sweep.config import SweepConfig
@@ -47,12 +48,24 @@ def standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) ->
     return {n: beaten(n) + value / ceiling for n, value in nme.items()}  # the NME decides between equals
 
 
+def keeps_running(config: SweepConfig, records: Sequence[TrialRecord], number: int, live: Collection[int]) -> bool:
+    """Whether a trial that has just reported goes on at once: it deserves to, and the budget reaches to its next stop."""
+    if not goes_on(config, records, number):
+        return False
+    at_stop = records[number].epochs in rungs(config.pruner, number, config.train.optim.epochs)
+    return records[number].repeats is not None or not at_stop or _Room(config, records, live, 0.0).fits()
+
+
 def goes_on(config: SweepConfig, records: Sequence[TrialRecord], number: int) -> bool:
-    """Whether a trial that stands at its last epoch may go on: it is at no rung, or among the best there."""
+    """Whether a trial that stands at its last epoch deserves to go on: it is at no rung, or among the best there."""
     record = records[number]
     if record.repeats is not None or record.epochs not in rungs(config.pruner, number, config.train.optim.epochs):
         return True
-    return promotable(config.pruner, record.epochs, standings(config, records, record.epochs), number)
+    return number in _best_at(config, records, record.epochs)
+
+
+def _best_at(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> set[int]:
+    return promotable(config.pruner, standings(config, records, rung))
 
 
 def next_step(
@@ -68,14 +81,16 @@ def next_step(
         full: whether all configurations of a finite space have been tried.
     """
     room = _Room(config, records, live, hours)
+    paused = _paused(config, records)
     if room.searching:
-        for record in _paused(config, records):
-            if goes_on(config, records, record.number) and room.fits(next_stop(config, record) - record.epochs):
+        best_at = {rung: _best_at(config, records, rung) for rung in {r.epochs for r in paused}}
+        for record in paused:
+            if record.number in best_at[record.epochs] and room.fits(record):
                 return Step("resume", record.number)
         if not full and room.takes_new():
             return Step("new")
-    if not live and not room.complete and (best := next(iter(_paused(config, records)), None)):
-        return Step("resume", best.number)  # or there would be no winner
+    if not live and not room.complete and paused and room.fits(paused[0]) and room.below(1.0):
+        return Step("resume", paused[0].number)  # or there would be no winner
     if config.repeats.share and room.takes_repeat() and len(config.objectives) == 1:
         chosen = next_repeat(config.repeats, records, config.train.run.seed)
         return chosen and Step("repeat", *chosen)
@@ -101,47 +116,56 @@ class _Room:
     def __init__(
         self, config: SweepConfig, records: Sequence[TrialRecord], live: Collection[int], hours: float
     ) -> None:
-        self._config, self._records = config, records
-        self._epochs = sum(r.epochs for r in records) + sum(
-            next_stop(config, records[n]) - records[n].epochs for n in live
-        )
-        self._hours, self._device_hours = hours, device_hours(config, records)
+        self._config, self._records, self._live, self._hours = config, records, live, hours
         self.complete = any(r.state is State.COMPLETE for r in records)
         share = config.repeats.share if len(config.objectives) == 1 and config.sampler.name != "grid" else 0.0
         self._share = 1 - share
-        self.searching = self._below(self._share)
+        self.searching = self.below(self._share)
 
-    def fits(self, epochs: int, share: float | None = None) -> bool:
-        """Whether so many epochs more can be spent on the search, and one trial be brought to its end."""
+    @cached_property
+    def _epochs(self) -> int:
+        """Spent, and promised to those that run."""
+        running = (self._records[n] for n in self._live)
+        return sum(r.epochs for r in self._records) + sum(next_stop(self._config, r) - r.epochs for r in running)
+
+    def fits(self, record: TrialRecord | None = None) -> bool:
+        """Whether a trial can run to its next stop (None: all that run can), and one trial be brought to its end.
+
+        Until a trial is complete, the whole budget is for that.
+        """
         limit = self._config.epochs
         if limit is None:
             return True
-        if self._epochs + epochs > limit * (share or self._share):
-            return False
+        cost = 0 if record is None else next_stop(self._config, record) - record.epochs
         if self.complete:
-            return True
-        full = self._config.train.optim.epochs
-        furthest = max((r.epochs for r in self._records if not r.state.finished), default=0)
-        return self._epochs + epochs + full - furthest <= limit
+            return self._epochs + cost <= limit * self._share
+        running = [self._records[n] for n in self._live] + ([] if record is None else [record])
+        furthest = max((next_stop(self._config, r) for r in running), default=0)
+        waiting = max((r.epochs for r in self._records if r.state is State.PAUSED), default=0)
+        rest = self._config.train.optim.epochs - max(furthest, waiting)
+        return self._epochs + cost + rest <= limit
 
     def takes_new(self) -> bool:
         """Whether another configuration may be started."""
         trials, count = self._config.trials, len(self._records)
         begun = TrialRecord(count, {}, State.RUNNING)
-        return (trials is None or count < trials - self._reserved(trials)) and self.fits(next_stop(self._config, begun))
+        return (trials is None or count < trials - self._reserved(trials)) and self.fits(begun)
 
     def takes_repeat(self) -> bool:
         """Whether a configuration may be trained again."""
         trials, epochs, full = self._config.trials, self._config.epochs, self._config.train.optim.epochs
         room = epochs is None or self._epochs + full <= epochs
-        return room and (trials is None or len(self._records) < trials) and self._below(1.0)
+        return room and (trials is None or len(self._records) < trials) and self.below(1.0)
 
     def _reserved(self, trials: int) -> int:
         return math.floor(trials * (1 - self._share) + 1e-9)
 
-    def _below(self, share: float) -> bool:
-        limits = [(self._hours, self._config.hours), (self._device_hours, self._config.device_hours)]
-        return all(limit is None or spent < share * limit for spent, limit in limits)
+    def below(self, share: float) -> bool:
+        """Whether less than this share of the hours and of the device hours is spent."""
+        config = self._config
+        if config.hours is not None and self._hours >= share * config.hours:
+            return False
+        return config.device_hours is None or device_hours(config, self._records) < share * config.device_hours
 
 
 def device_hours(config: SweepConfig, records: Sequence[TrialRecord]) -> float:

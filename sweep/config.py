@@ -40,7 +40,7 @@ class PrunerConfig(Section):
         True, description="halving, hyperband: pause trials, to go on when they prove to be good; false: stop for good"
     )
     paused: int = Field(20, ge=1, description="paused trials whose whole state is kept on disk, the best [trials]")
-    min_epochs: int = Field(2, ge=1, description="first epoch at which a trial may be stopped [epochs]")
+    min_epochs: int = Field(1, ge=1, description="first epoch at which a trial may be stopped [epochs]")
     reduction: int = Field(3, ge=2, description="halving, hyperband: 1 in so many goes on, to a rung so much later")
     brackets: int = Field(2, ge=1, le=8, description="hyperband: number of brackets, of rising first rung [brackets]")
     startup_trials: int = Field(4, ge=1, description="median: others needed at an epoch before it stops any [trials]")
@@ -123,6 +123,14 @@ class SweepConfig(Section):
         if self.sampler.name == "grid":
             all_points(dimensions)
         return self
+
+    @functools.cached_property
+    def points(self) -> int | None:
+        """How many configurations the space holds; None where a range has no end of values, or very many."""
+        try:
+            return len(all_points(self.dimensions))
+        except ConfigError:
+            return None
 
     @functools.cached_property
     def trials_known(self) -> list[Params]:

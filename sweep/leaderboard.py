@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from sweep.objectives import pareto_front, second_value
 from sweep.records import State, TrialRecord
-from sweep.repeats import contenders
+from sweep.repeats import contenders, mean_interval, pooled_spread
 from sweep.space import format_value, short_name
 
 _ORDER = {
@@ -23,8 +24,8 @@ _ORDER = {
 def rank(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Best first: complete trials, then stopped, paused and running ones by NME, then those that cannot be used.
 
-    Of the complete ones, configurations that were repeated with other seeds come first, by their mean NME, each followed
-    by its repeats; the others come by their NME. Ties keep the order of their numbers.
+    Of the complete ones, configurations that were repeated with other seeds come first, by their mean NME, each with
+    its repeats behind it; the others come by their NME. Ties keep the order of their numbers.
     """
     places = {c.trial.number: i for i, c in enumerate(contenders(records))}
 
@@ -52,12 +53,13 @@ def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     return found[0].trial if found else None
 
 
-def markdown(records: Sequence[TrialRecord], rows: int = 10) -> str:
-    """The best trials as a Markdown table, under one line that sums the sweep up."""
+def markdown(records: Sequence[TrialRecord], objectives: Sequence[str] = ("nme",), rows: int = 10) -> str:
+    """The best trials as a Markdown table, under one line that sums the sweep up and what else there is to say."""
     ranked = rank(records)
     keys = list(dict.fromkeys(key for r in ranked for key in r.params))
     lines = [
         summary_line(records),
+        *notes(records, objectives),
         "",
         "| trial | state | best val NME | epochs | " + " | ".join(short_name(k) for k in keys) + " |",
         "|" + "---|" * (4 + len(keys)),
@@ -76,3 +78,26 @@ def summary_line(records: Sequence[TrialRecord]) -> str:
     winner = best(records)
     found = f"; best val NME {winner.best_nme:.2%} (trial {winner.number})" if winner else ""
     return f"{len(records)} trial{'s' * (len(records) != 1)}: {parts or 'none'}{found}"
+
+
+def notes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
+    """What the ranking rests on: the mean of repeats, and the front where there are two objectives."""
+    lines: list[str] = []
+    repeated = [c for c in contenders(records) if len(c.nmes) > 1]
+    if repeated:
+        spread, freedom = pooled_spread(repeated)
+        texts = []
+        for c in repeated:
+            low, high = mean_interval(c.nmes, spread * c.mean, freedom)
+            texts.append(f"trial {c.trial.number} {c.mean:.2%} ({low:.2%} to {high:.2%}, {len(c.nmes)} runs)")
+        lines.append(f"chosen by the mean over seeds (95 % interval): {', '.join(texts)}")
+    if len(objectives) > 1:
+        front = pareto_front(objectives[1], records)
+        points = [f"trial {r.number} {r.best_nme:.2%}, {_shown(objectives[1], r)}" for r in front]
+        lines.append(f"Pareto front of NME and {objectives[1]}: {'; '.join(points) or 'no complete trial'}")
+    return lines
+
+
+def _shown(objective: str, record: TrialRecord) -> str:
+    value = second_value(objective, record) or 0.0
+    return f"{value:.1f} images/s" if objective == "images_per_second" else f"FR@0.10 {value:.2%}"

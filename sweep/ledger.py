@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sweep.allocation import Step, goes_on, next_step, worst_paused
+from sweep.allocation import Step, keeps_running, next_step, worst_paused
 from sweep.config import SweepConfig
 from sweep.events import Event, EventKind
 from sweep.objectives import broken_limit
@@ -180,7 +180,7 @@ class Ledger:
         if should_prune(pruner, number, epoch, self._study.curves):
             self.end(number, State.PRUNED)
             return False
-        if goes_on(self._config, self.records, number):
+        if keeps_running(self._config, self.records, number, self._live):
             return True
         self._pause(number)
         return False

@@ -47,7 +47,8 @@ def broken_limit(limits: LimitsConfig, metrics: Mapping[str, float], config: Tra
         config: of the trial; its batch size tells how long a pass takes.
     """
     speed = metrics.get("images_per_second", math.nan)
-    found = {"memory_gb": metrics.get("memory_gb", math.nan), "step_seconds": config.optim.batch_size / speed}
+    step = config.optim.batch_size / speed if speed else math.inf
+    found = {"memory_gb": metrics.get("memory_gb", math.nan), "step_seconds": step}
     for key, limit in limits.model_dump().items():
         if limit is not None and found[key] > limit:
             return f"limits.{key} = {limit:g}: it takes {found[key]:.3g}"

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sweep.loaded import Span, Sweep
+from sweep.objectives import pareto_front, second_value
 from sweep.plot_style import COLOURS, LINES, SYMBOLS, figure, finite, label, log_axis
 from sweep.records import State
 from sweep.surface import Surface, random_search
@@ -244,4 +245,27 @@ def trials_of(sweeps: Sequence[Sweep]) -> go.Figure | None:
             )
         )
     log_axis(made.update_yaxes, [nme * 100 for s in sweeps for r in finite(s.ranked) if (nme := r.best_nme)])
+    return made
+
+
+def pareto(sweep: Sweep) -> go.Figure | None:
+    """Trials by NME and the second objective, with the front; None without a complete trial."""
+    second, records = sweep.config.objectives[1], list(sweep.records.values())
+    front = pareto_front(second, records)
+    if not front:
+        return None
+    scale = 1 if second == "images_per_second" else 100
+    made = figure("images a second" if scale == 1 else "FR@0.10 %", "best val NME %", height=440)
+    for state in State:
+        shown = [r for r in finite(records) if r.state is state and second_value(second, r) is not None]
+        if shown:
+            x, y = [(second_value(second, r) or 0.0) * scale for r in shown], [(r.best_nme or 0.0) * 100 for r in shown]
+            marker = {"color": COLOURS[state.value], "symbol": SYMBOLS.get(state.value, "circle"), "size": 9}
+            texts = list(map(label, shown))
+            hover = "%{text}<extra></extra>"
+            made.add_trace(
+                go.Scatter(x=x, y=y, mode="markers", name=state.value, marker=marker, text=texts, hovertemplate=hover)
+            )
+    x, y = [(second_value(second, r) or 0.0) * scale for r in front], [(r.best_nme or 0.0) * 100 for r in front]
+    made.add_trace(go.Scatter(x=x, y=y, mode="lines", name="front", line={"color": LINES[0], "shape": "vh"}))
     return made

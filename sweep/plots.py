@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.loaded import Sweep
 from sweep.plot_style import COLOURS, LINES, SYMBOLS, figure, finite, label, nice_ticks
 from sweep.records import State, TrialRecord
-from sweep.space import Dimension, short_name
-from sweep.study import distribution
+from sweep.sampling import distribution
+from sweep.space import Dimension, filled, short_name
 from sweep.surface import Surface
 
 _GRID = 60  # points a side of the response surface
@@ -93,8 +93,8 @@ def _add_points(made: go.Figure, trials: list[TrialRecord], a: Dimension, b: Dim
         marker = {"symbol": SYMBOLS[state.value], "size": 11, "color": COLOURS[state.value], "line": edge}
     made.add_trace(
         go.Scatter(
-            x=[r.params[a.key] for r in trials],
-            y=[r.params[b.key] for r in trials],
+            x=[filled((a, b), r.params)[a.key] for r in trials],
+            y=[filled((a, b), r.params)[b.key] for r in trials],
             mode="markers",
             name="winner" if state is None else state.value.lower(),
             marker=marker,
@@ -112,14 +112,17 @@ def as_study(sweep: Sweep, records: Sequence[TrialRecord]) -> optuna.Study:
     """An Optuna study in memory in which every trial with an NME counts as complete, for Optuna's own figures."""
     distributions = {d.key: distribution(d) for d in sweep.config.dimensions}
     study = optuna.create_study()
-    study.add_trials([_frozen(r, distributions) for r in finite(records)])
+    study.add_trials([_frozen(sweep, r, distributions) for r in finite(records)])
     return study
 
 
-def _frozen(r: TrialRecord, distributions: Mapping[str, Any]) -> FrozenTrial:
+def _frozen(sweep: Sweep, r: TrialRecord, distributions: Mapping[str, Any]) -> FrozenTrial:
     assert r.best_nme is not None
     return optuna.trial.create_trial(
-        state=TrialState.COMPLETE, value=r.best_nme * 100, params=dict(r.params), distributions=dict(distributions)
+        state=TrialState.COMPLETE,
+        value=r.best_nme * 100,
+        params=filled(sweep.config.dimensions, r.params),
+        distributions=dict(distributions),
     )
 
 
@@ -130,7 +133,9 @@ def parallel_coordinates(sweep: Sweep) -> go.Figure | None:
         return None
     nme = [r.best_nme * 100 for r in trials if r.best_nme is not None]
     last = _axis("best val NME %", nme, log=True)  # or bad trials would squeeze the good ones
-    axes = [_axis_of(d, [r.params[d.key] for r in trials]) for d in sweep.config.dimensions]
+    axes = [
+        _axis_of(d, [filled(sweep.config.dimensions, r.params)[d.key] for r in trials]) for d in sweep.config.dimensions
+    ]
     colours = {"color": np.log10(nme), "colorscale": "Viridis"}
     made = figure("", "", height=420)
     made.add_trace(go.Parcoords(dimensions=[*axes, last], line=colours, labelfont={"size": 15}))

@@ -1,14 +1,17 @@
 """When to pause a trial, to let it go on, or to stop it: pure functions of the learning curves that the study holds.
 
 Halving and hyperband compare trials at rungs: epochs that lie ever further apart. A trial that comes to a rung goes on
-at once if it is among the best there, else it is paused, and goes on when it has become one of the best 1/reduction of
-all that have come (asynchronous successive halving with promotion, Li et al., MLSys 2020, algorithm 2). Optuna's own pruners note in the study what they decided, so that a driver killed between deciding and telling would
+at once if it is among the best there; else it is paused, and goes on when it has become one of the best 1/reduction of
+all that have come (asynchronous successive halving with promotion, Li et al., MLSys 2020, algorithm 2).
+
+Optuna's own pruners note in the study what they decided, so that a driver killed between deciding and telling would
 forget to stop a trial. These decide the same for the same curves, however often they are asked.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from statistics import median
 
@@ -55,18 +58,17 @@ def _bracket(config: PrunerConfig, number: int) -> int:
     return number % config.brackets if config.name == "hyperband" else 0
 
 
-def promotable(config: PrunerConfig, rung: int, values: Mapping[int, float], number: int) -> bool:
-    """Whether a trial is among the best 1/reduction of those of its bracket that have come to a rung.
+def promotable(config: PrunerConfig, values: Mapping[int, float]) -> set[int]:
+    """The trials that deserve to go on from a rung: the best 1/reduction of each bracket, rounded down.
 
     Args:
         config: which rule.
-        rung: the epoch.
         values: of all trials that have come to the rung, by number; less is better.
-        number: of the trial.
     """
-    bracket = _bracket(config, number)
-    rivals = sorted((value, n) for n, value in values.items() if _bracket(config, n) == bracket)
-    return (values[number], number) in rivals[: len(rivals) // config.reduction]
+    brackets: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for number, value in values.items():
+        brackets[_bracket(config, number)].append((value, number))
+    return {n for rivals in brackets.values() for _, n in sorted(rivals)[: len(rivals) // config.reduction]}
 
 
 def last_rung(epoch: int, first: int, reduction: int) -> int | None:

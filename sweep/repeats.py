@@ -1,6 +1,6 @@
 """Repeats with other seeds, and the winner by its mean: the lowest of many noisy NMEs is a lucky one. Pure.
 
-Legend: a configuration is a set of parameters; its runs are the complete trials that have them, differing in their seed.
+Legend: a configuration is a set of parameters; its runs are the complete trials that have them, each with its seed.
 """
 
 from __future__ import annotations

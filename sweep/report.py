@@ -19,11 +19,13 @@ from sweep.command import add_sweep_argument, carry_out, load_all_given
 from sweep.config import SweepConfig
 from sweep.faces import Measured, measure
 from sweep.folder import LOG_FILE, REPORT_FILE
-from sweep.leaderboard import summary_line
+from sweep.forecast import doubling_text
+from sweep.leaderboard import notes, summary_line
 from sweep.loaded import Sweep, load
 from sweep.report_text import (
     CED,
     CURVES,
+    FRONT,
     HISTORY,
     IMPORTANCE,
     PARALLEL,
@@ -121,6 +123,7 @@ def _one(sweep: Sweep) -> list[str]:
         _section("Result", _summary(sweep) + _leaderboard(sweep)),
         _section("What is known about the winner", _evidence(sweep)),
         _drawn(over, SURFACE, lambda: plots.response_surface(sweep)),
+        *_front(sweep),
         _drawn("Parallel coordinates", PARALLEL, lambda: plots.parallel_coordinates(sweep)),
         _drawn("Importance of the parameters", IMPORTANCE, lambda: plots.importance(sweep)),
         _drawn("Learning curves", CURVES, lambda: plot_runs.learning_curves(sweep)),
@@ -132,6 +135,15 @@ def _one(sweep: Sweep) -> list[str]:
         _section("Worst faces of the winner", _worst(measured)),
         _section("Where the numbers come from", _provenance(sweep, measured)),
     ]
+
+
+def _front(sweep: Sweep) -> list[str]:
+    """The figure of two objectives, where there are two."""
+    from sweep import plot_runs
+
+    if len(sweep.config.objectives) == 1:
+        return []
+    return [_drawn("Pareto front", FRONT, lambda: plot_runs.pareto(sweep))]
 
 
 def _several(sweeps: Sequence[Sweep]) -> list[str]:
@@ -175,15 +187,17 @@ def _summary(sweep: Sweep) -> str:
         f"{train.model.backbone}, {train.model.head} head, {train.loss.name} loss, {train.data.image_size} px, {data}",
         f"{sweep.epochs_spent} epochs and {sweep.trial_hours:.2f} trial-hours spent; sampler "
         f"{sweep.config.sampler.name}, pruner {sweep.config.pruner.name}, seed {sweep.config.seed}",
+        *notes(list(sweep.records.values()), sweep.config.objectives),
+        doubling_text(sweep.reported),
     ]
-    return "".join(f"<p>{html.escape(fact)}</p>" for fact in facts)
+    return "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
 
 
 def _leaderboard(sweep: Sweep, most: int = 10) -> str:
     keys = [d.key for d in sweep.config.dimensions]
     rows = [
         [str(r.number), r.state.value, "-" if r.best_nme is None else f"{r.best_nme:.2%}", str(r.epochs)]
-        + [format_value(r.params[key]) for key in keys]
+        + [format_value(r.params[key]) if key in r.params else "-" for key in keys]
         for r in sweep.ranked[:most]
     ]
     return _table(["trial", "state", "best val NME", "epochs", *map(short_name, keys)], rows)

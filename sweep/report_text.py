@@ -15,6 +15,7 @@ SURFACE = (
     "Colours: a surface through the trials that have an NME; further parameters stand at the winner's values. Stopped "
     "trials count with what they had reached."
 )
+FRONT = "The line joins the complete trials that no other beats in both."
 PARALLEL = "All trials that have an NME; drag along an axis to choose among them."
 IMPORTANCE = (
     "Which parameter decides whether a trial is among the best tenth (PED-ANOVA). Lines: 80 % of resampled trials. "

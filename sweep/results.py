@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sweep.config import SweepConfig
 from sweep.leaderboard import best, rank
+from sweep.objectives import pareto_front, second_value
 from sweep.records import TrialRecord
 
 LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
@@ -61,14 +62,20 @@ def kept_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> set[int]
 
 
 def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> None:
-    keys = [d.key for d in config.dimensions]
+    keys, second = [d.key for d in config.dimensions], config.objectives[1:]
+    front = ["pareto"] if second else []
+    on_front = {r.number for r in pareto_front(second[0], records)} if second else set()
     with _replacing(config.folder / LEADERBOARD_FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["number", "state", "best_nme", "epochs", "seconds", *keys])
+        writer.writerow(["number", "state", "best_nme", "epochs", "seconds", *keys, "seed", "repeats", *second, *front])
         for r in rank(records):
             nme = "" if r.best_nme is None else repr(r.best_nme)
             params = [r.params.get(key, "") for key in keys]
-            writer.writerow([r.number, r.state.value, nme, r.epochs, f"{r.seconds:.1f}", *params])
+            more = ["" if value is None else value for value in (r.seed, r.repeats)]
+            if second:
+                value = second_value(second[0], r)
+                more += ["" if value is None else repr(value), int(r.number in on_front)]
+            writer.writerow([r.number, r.state.value, nme, r.epochs, f"{r.seconds:.1f}", *params, *more])
 
 
 class _replacing:

@@ -1,8 +1,8 @@
-"""What a sampler is shown of a sweep, and what it suggests: trials that were stopped early stand at what they promised.
+"""What a sampler is shown of a sweep, and what it suggests: a trial that was stopped stands at what it promised.
 
-Optuna's samplers learn from complete trials, or sort those that were stopped behind them. Where most trials are stopped,
-that leaves most of what is known unused. Here every trial with a learning curve counts as complete, at the NME that it
-is expected to end at, and in logarithms, in which the errors of landmarks differ evenly.
+Optuna's samplers learn from complete trials, or sort those that were stopped behind them. Where most are stopped, that
+leaves most of what is known unused. Here every trial with a learning curve counts as complete, at the NME that it is
+expected to end at, and in logarithms, in which the errors of landmarks differ evenly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import median
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, SweepConfig
 from sweep.objectives import costs
@@ -27,6 +27,7 @@ from sweep.space import Dimension, Params, filled
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
+_OWN_ATTEMPTS = 5  # suggestions of the sampler before random ones: it may insist on a point that was tried
 _FAR = 1.0  # log NME above the median: how much worse than that a trial is says nothing about where the good ones are
 _AUGMENTATION = 0.05  # share of the plain sum in the augmented Chebyshev norm (Knowles 2006, section III)
 
@@ -52,9 +53,10 @@ def draw(config: SweepConfig, records: Sequence[TrialRecord], number: int, attem
         attempt: another one gives another suggestion.
     """
     seed = derived_seed(config.seed, number, attempt)
+    sampler = config.sampler if attempt < _OWN_ATTEMPTS else SamplerConfig(name="random")
     storage = optuna.storages.InMemoryStorage()
     storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "shown")
-    study = _Shown("shown", storage, build_sampler(config.sampler, seed), optuna.pruners.NopPruner())
+    study = _Shown("shown", storage, build_sampler(sampler, seed), optuna.pruners.NopPruner())
     distributions = {d.key: distribution(d) for d in config.dimensions}
     values = shown_values(config, records, random.Random(seed).random())
     study.past = [
@@ -68,10 +70,19 @@ def draw(config: SweepConfig, records: Sequence[TrialRecord], number: int, attem
 def _frozen(
     r: TrialRecord, value: float | None, params: Params, distributions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial:
-    state = TrialState.RUNNING if value is None else TrialState.COMPLETE
-    trial = create_trial(state=state, value=value, params=params, distributions=dict(distributions))
-    trial.number = r.number + 1  # 0 is the one that is drawn
-    return trial
+    return FrozenTrial(
+        number=r.number + 1,  # 0 is the one that is drawn
+        trial_id=r.number + 1,
+        state=TrialState.RUNNING if value is None else TrialState.COMPLETE,
+        value=value,
+        params=params,
+        distributions=dict(distributions),
+        datetime_start=None,
+        datetime_complete=None,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
 
 
 def shown_values(config: SweepConfig, records: Sequence[TrialRecord], weight: float) -> dict[int, float]:

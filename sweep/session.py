@@ -26,7 +26,9 @@ from sweep.folder import (
     mlflow_page,
     python_command,
 )
+from sweep.forecast import doubling_text
 from sweep.ledger import Ledger
+from sweep.loaded import load
 from sweep.preparation import make_ready
 from sweep.provenance import provenance
 from sweep.records import TrialRecord
@@ -186,7 +188,7 @@ def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
     files += [REPORT_FILE] if (config.folder / REPORT_FILE).exists() else []
     data = {
         "state": state,
-        "summary": leaderboard.markdown(records),
+        "summary": leaderboard.markdown(records, config.objectives),
         "best_trial": winner.number if winner else None,
         "artifacts": [str(config.folder / name) for name in files],
         "trial_artifacts": {str(winner.number): [str(config.trial_folder(winner.number) / "best.pt")]}
@@ -207,6 +209,10 @@ def _conclude(
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(leaderboard.summary_line(records))
+    for line in leaderboard.notes(records, config.objectives):
+        say(line)
+    if not stop.by_user and (text := doubling_text(load(config.folder).reported)):
+        say(text)
     folder, python = os.path.relpath(config.folder), python_command()
     say(f"everything lies in {folder}")
     if (config.folder / REPORT_FILE).exists():

@@ -78,6 +78,7 @@ def simulate(config: SweepConfig, task: Task, slots: int, seed: int, *, study: t
         study: another kind of study, to simulate what other tools do.
     """
     config = config.model_copy(update={"seed": seed})
+    vars(config).pop("trials_known", None)  # was remembered for the other seed
     now = 0.0
     ledger = Ledger(config, study.in_memory(config), _Memory(), lambda: now * 3600)
     history, queue, curves = History(), list[tuple[float, int, int]](), dict[int, NDArray[np.float64]]()

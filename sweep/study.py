@@ -103,7 +103,8 @@ class Study:
     def satisfies(self) -> bool:
         """Whether nothing is left to run; what time alone allows is."""
         records = self.records
-        return all(r.state.finished for r in records) and next_step(self._config, records, (), 0.0) is None
+        full = len({_key(r.params) for r in records}) == self._config.points
+        return all(r.state.finished for r in records) and next_step(self._config, records, (), 0.0, full=full) is None
 
     def record(self, number: int) -> TrialRecord:
         """What the study knows of one trial."""
@@ -115,21 +116,22 @@ class Study:
         What was tried before is not tried again: None where all that it suggests was, so that a finite space is full.
         """
         number, records = len(self._records), self.records
-        known = self._config.trials_known
-        if number < len(known) and known[number].keys() == self._distributions.keys():
-            return self._start(TrialRecord(number, dict(known[number]), State.RUNNING))
+        known = self._config.trials_known[number : number + 1]
+        fixed = known[0] if known else {}
         tried = {_key(r.params) for r in records}
+        if not known and len(tried) == self._config.points:
+            return None
+        params: Params = {}
         for attempt in range(_REDRAWS):
-            drawn = draw(self._config, records, number, attempt) | (known[number] if number < len(known) else {})
-            params = active(self._config.dimensions, drawn)
-            if _key(params) not in tried:
-                return self._start(TrialRecord(number, params, State.RUNNING))
-        return None
+            params = active(self._config.dimensions, draw(self._config, records, number, attempt) | fixed)
+            if _key(params) not in tried or params.keys() <= fixed.keys():
+                return self._start(TrialRecord(number, params))
+        return self._start(TrialRecord(number, params)) if known else None
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
         """Starts a trial with the parameters of another one and another seed of the training."""
         params = dict(self._records[number].params)
-        return self._start(TrialRecord(len(self._records), params, State.RUNNING, seed=seed, repeats=number))
+        return self._start(TrialRecord(len(self._records), params, seed=seed, repeats=number))
 
     def _start(self, record: TrialRecord) -> TrialRecord:
         """Notes a new trial; in one step, so that no driver can die with half of it done."""

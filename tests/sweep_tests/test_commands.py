@@ -197,8 +197,7 @@ def finished(tmp_path_factory):
     (home / "faces.yaml").write_text(yaml.safe_dump(tree | {"train": {"optim": {"epochs": 3}}}))
     config = load_sweep(home / "faces.yaml", {"output": str(home / "out")})
     config.folder.mkdir(parents=True)
-    rest = (config.sampler, config.seed, config.decisive(), config.known)
-    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config.name, config.dimensions, *rest)
+    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
     config.dump(config.folder / "sweep.yaml")
     with EventLog(config.folder / "events.jsonl") as log:
         log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))

@@ -7,6 +7,7 @@ import yaml
 
 from sweep import run
 from sweep.config import DEMO, SweepConfig, differences, load_sweep
+from sweep.records import TrialRecord
 from trainer.config import TrainConfig
 from trainer.settings import ConfigError
 
@@ -76,7 +77,7 @@ def test_all_paths_are_absolute(tmp_path, monkeypatch):
     assert config.train.data.root == str(tmp_path / "faces")
     assert config.train.data.cache_dir == str(tmp_path.parent / "cache")
     assert config.folder == tmp_path / "out" / "faces"
-    assert config.trial_config(3, {}).run.output == str(tmp_path / "out" / "faces" / "trials" / "0003")
+    assert config.trial_config(TrialRecord(3, {})).run.output == str(tmp_path / "out" / "faces" / "trials" / "0003")
 
 
 def test_the_threads_of_a_trial_are_its_cpus(tmp_path):
@@ -90,7 +91,7 @@ def test_the_threads_of_a_trial_are_its_cpus(tmp_path):
 def test_a_trial_is_the_base_with_its_parameters(tmp_path):
     config = load_sweep(sweep_file(tmp_path, train={"optim": {"epochs": 7}}), {})
     params = {"optim.lr": 2e-3, "loss.star_weight": 0.5}
-    trial, best = config.trial_config(12, params), config.best_config(params)
+    trial, best = config.trial_config(TrialRecord(12, params)), config.best_config(params)
     assert (trial.optim.lr, trial.loss.star_weight, trial.optim.epochs) == (2e-3, 0.5, 7)
     assert best.run.output is None
     assert best.identity() == trial.identity()
@@ -135,7 +136,7 @@ REFUSED = [
     ({}, {"slots": "0"}, "slots = 0: "),
     ({}, {"retries": "-1"}, "retries = -1: "),
     ({}, {"keep": "0"}, "keep = 0: "),
-    ({}, {"sampler.name": "bayes"}, "sampler.name = 'bayes': input should be 'tpe', 'random', 'gp' or 'cmaes'"),
+    ({}, {"sampler.name": "bayes"}, "sampler.name = 'bayes': input should be 'tpe', 'gp', 'random' or 'grid'"),
     ({}, {"pruner.name": "asha"}, "pruner.name = 'asha': input should be 'successive_halving', 'hyperband', 'median'"),
     ({}, {"pruner.reduction": "1"}, "pruner.reduction = 1: "),
     ({}, {"pruner.min_epochs": "0"}, "pruner.min_epochs = 0: "),

@@ -110,8 +110,7 @@ def test_a_sweep_without_a_complete_trial_has_failed(tmp_path):
     sweep = Sweep(tmp_path / "home", settings=SETTINGS)
     config = load_sweep(sweep.home / "faces.yaml", {"output": str(sweep.output)})
     config.folder.mkdir(parents=True)
-    rest = (config.sampler, config.seed, config.decisive(), config.known)
-    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config.name, config.dimensions, *rest)
+    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
     with EventLog(config.folder / "events.jsonl") as log:
         log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
         ledger = Ledger(config, study, log)

@@ -59,7 +59,7 @@ def config(tmp_path):
 
 def test_complete_before_stopped_before_diverged_before_failed_each_by_nme():
     assert [r.number for r in leaderboard.rank(RECORDS)] == ORDER
-    assert [r.number for r in leaderboard.rank(reversed(RECORDS))] == ORDER
+    assert [r.number for r in leaderboard.rank(RECORDS[::-1])] == ORDER
     assert leaderboard.rank([]) == []
 
 
@@ -109,7 +109,7 @@ def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
     best = TrainConfig.load(config.folder / "best.yaml")
     assert best.run.output is None
     assert (best.optim.lr, best.loss.star_weight) == (0.005, 0.5)
-    assert best.identity() == config.trial_config(4, RECORDS[4].params).identity()
+    assert best.identity() == config.trial_config(RECORDS[4]).identity()
     result = engine.train(TrainConfig.load(config.folder / "best.yaml", {"run.output": str(tmp_path / "elsewhere")}))
     assert result.epochs == 2
     assert (tmp_path / "elsewhere" / "best.pt").exists()

@@ -30,6 +30,7 @@ def make_config(folder: Path, **overrides: str) -> SweepConfig:
         "known": [{"optim.lr": 1e-3, "loss.star_weight": 1.0}],
         "sampler": {"name": "tpe", "startup_trials": 3},
         "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 2},
+        "repeats": {"share": 0},
         "train": {"optim": {"epochs": EPOCHS}},
     }
     path = folder / "faces.yaml"
@@ -45,8 +46,7 @@ class Driver:
         self.config, self.folder = config, config.folder
         self.folder.mkdir(exist_ok=True)
         url = f"sqlite:///{self.folder / 'study.db'}"
-        rest = (config.sampler, config.seed, config.decisive(), config.known)
-        self.study = Study.open(url, config.name, config.dimensions, *rest)
+        self.study = Study.open(url, config)
         self.log = EventLog(self.folder / "events.jsonl")
         self.ledger = Ledger(config, self.study, self.log)
         self.ledger.listen(listen)
@@ -131,7 +131,8 @@ def test_a_sweep_from_start_to_end(tmp_path):
     assert states[State.COMPLETE] >= 1
     assert states[State.PRUNED] >= 1
     assert states[State.DIVERGED] >= 1
-    assert driver.ledger.exhausted
+    assert driver.ledger.next_trial() is None
+    assert driver.study.satisfies()
     assert driver.ledger.live == 0
     assert heard == driver.events()  # everything that was noted was told, in that order
     check_log(config, driver.study.records)
@@ -148,7 +149,7 @@ def test_trials_get_configs_of_their_own(tmp_path):
     assert driver.ledger.next_trial() is None
     assert driver.ledger.live == 2
     assert one.config.run.output == str(config.folder / "trials" / "0000")
-    assert (two.number, two.config) == (1, config.trial_config(1, driver.study.record(1).params))
+    assert (two.number, two.config) == (1, config.trial_config(driver.study.record(1)))
     assert [event.data["config"] for event in driver.events()] == [one.config.tree(), two.config.tree()]
 
 
@@ -177,7 +178,7 @@ def test_the_event_comes_before_the_study(tmp_path):
 
 
 def test_an_epoch_that_was_noted_before_changes_nothing(tmp_path):
-    driver = Driver(make_config(tmp_path))
+    driver = Driver(make_config(tmp_path, pruner__min_epochs="2"))
     number = driver.ledger.next_trial().number
     assert driver.ledger.report(number, 1, metrics(driver.study.record(number).params, 1))
     before = driver.events()
@@ -232,12 +233,12 @@ def test_a_retry_is_noted_with_its_attempt(tmp_path):
 def test_more_trials_continue_a_finished_sweep(tmp_path):
     for folder in ("once", "twice"):
         (tmp_path / folder).mkdir()
-    whole = make_config(tmp_path / "once", trials="8")
+    whole = make_config(tmp_path / "once", trials="8", pruner__pause="false")
     Driver(whole).run()
     for trials in ("3", "3", "8", "5"):
-        config = make_config(tmp_path / "twice", trials=trials)
+        config = make_config(tmp_path / "twice", trials=trials, pruner__pause="false")
         driver = Driver(config)
-        assert driver.ledger.exhausted is (len(driver.study.records) >= int(trials))
+        assert driver.study.satisfies() is (len(driver.study.records) >= int(trials))
         driver.run()
     assert picture(config) == picture(whole)
 
@@ -246,7 +247,7 @@ def test_more_trials_continue_a_finished_sweep(tmp_path):
 def test_an_interrupted_trial_goes_on(reported, tmp_path):
     for folder in ("steady", "stopped"):
         (tmp_path / folder).mkdir()
-    steady, config = (make_config(tmp_path / name, trials="3") for name in ("steady", "stopped"))
+    steady, config = (make_config(tmp_path / n, trials="3", pruner__pause="false") for n in ("steady", "stopped"))
     Driver(steady).run()
     driver = Driver(config)
     number = driver.ledger.next_trial().number
@@ -261,7 +262,7 @@ def test_an_interrupted_trial_goes_on(reported, tmp_path):
     driver.log.close()
 
     again = Driver(config)
-    assert not again.ledger.exhausted
+    assert not again.study.satisfies()
     again.run()
     assert picture(config) == picture(steady)
 
@@ -279,7 +280,7 @@ def test_several_running_trials_are_all_handed_out_again(tmp_path):
 
 
 def test_an_orphan_whose_last_report_meant_its_end_is_ended_not_run(tmp_path):
-    config = make_config(tmp_path, trials="3")
+    config = make_config(tmp_path, trials="3", pruner__pause="false")
     driver = Driver(config)
     good, bad = driver.ledger.next_trial().number, driver.ledger.next_trial().number
     driver.train(good)
@@ -289,6 +290,126 @@ def test_an_orphan_whose_last_report_meant_its_end_is_ended_not_run(tmp_path):
     assert again.ledger.next_trial().number == 2
     assert again.study.record(bad).state is State.PRUNED
     assert again.events()[-2].data["state"] == "PRUNED"
+
+
+# Paused, and gone on with
+
+
+def report(driver: Driver, number: int, epoch: int, nme: float) -> bool:
+    return driver.ledger.report(number, epoch, {"val/nme": nme, "best_nme": nme, "epoch_seconds": 1.0})
+
+
+def paused(driver: Driver) -> set[int]:
+    return {r.number for r in driver.study.records if r.state is State.PAUSED}
+
+
+def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(tmp_path):
+    driver = Driver(make_config(tmp_path, trials="3"))
+    first = driver.ledger.next_trial()
+    assert (first.number, first.pauses) == (0, (1, 2))
+    assert not report(driver, 0, 1, 0.2)  # one of one is no half
+    assert (paused(driver), driver.ledger.live) == ({0}, 0)
+    assert driver.events()[-1].kind is EventKind.TRIAL_PAUSED
+    assert not report(driver, 0, 2, 0.1)  # it does not run
+    assert driver.study.record(0).curve == {1: 0.2}
+
+    assert driver.ledger.next_trial().number == 1
+    assert not report(driver, 1, 1, 0.3)
+    assert paused(driver) == {0, 1}
+    again = driver.ledger.next_trial()  # now one of two
+    assert (again.number, again.config, paused(driver)) == (0, first.config, {1})
+    assert not report(driver, 0, 2, 0.15)  # the next rung, where it is alone
+    assert driver.ledger.next_trial().number == 2
+    assert report(driver, 2, 1, 0.1)  # better than both: at once
+    assert report(driver, 2, 2, 0.05)
+    assert report(driver, 2, 3, 0.04)
+    assert driver.ledger.next_trial() is None  # all are begun, and none has become better
+    assert paused(driver) == {0, 1}  # but may yet, as long as one runs
+    assert report(driver, 2, 4, 0.04)
+    driver.ledger.end(2, State.COMPLETE)
+    assert driver.ledger.next_trial() is None
+    assert [r.state for r in driver.study.records] == [State.PRUNED, State.PRUNED, State.COMPLETE]
+    assert driver.study.satisfies()
+    check_log(driver.config, driver.study.records)
+
+
+def test_where_none_came_to_the_end_the_best_that_waits_goes_on(tmp_path):
+    driver = Driver(make_config(tmp_path, trials="1"))
+    for expected in (1, 2):
+        assert driver.ledger.next_trial().number == 0
+        assert not report(driver, 0, expected, 0.2)
+    assert driver.ledger.next_trial().number == 0
+    assert report(driver, 0, 3, 0.2)
+    assert report(driver, 0, 4, 0.2)
+    driver.ledger.end(0, State.COMPLETE)
+    assert driver.ledger.next_trial() is None
+    check_log(driver.config, driver.study.records)
+
+
+def test_more_than_shall_be_kept_do_not_wait(tmp_path):
+    driver = Driver(make_config(tmp_path, trials="9", pruner__paused="2", pruner__reduction="9"))
+    for number, nme in enumerate((0.3, 0.5, 0.4, 0.2)):
+        assert driver.ledger.next_trial().number == number
+        assert not report(driver, number, 1, nme)
+    assert paused(driver) == {0, 3}
+    assert [driver.study.record(n).state for n in (1, 2)] == [State.PRUNED] * 2
+
+
+def test_an_orphan_whose_last_report_meant_a_pause_is_paused_not_run(tmp_path):
+    config = make_config(tmp_path, trials="3")
+    driver = Driver(config)
+    driver.ledger.next_trial()
+    driver.study.report(0, 1, 0.9)  # and then the driver was killed, before it noted the pause
+    driver.log.append(Event(EventKind.REPORT, 0, {"step": 1, "metrics": {"best_nme": 0.9, "epoch_seconds": 1.0}}))
+    again = Driver(config)
+    assert again.ledger.next_trial().number == 1
+    assert paused(again) == {0}
+    assert EventKind.TRIAL_PAUSED in [event.kind for event in again.events() if event.trial == 0]
+
+
+def test_more_trials_wake_no_trial_that_was_stopped_for_good(tmp_path):
+    config = make_config(tmp_path, trials="4")
+    Driver(config).run()
+    before = picture(config)
+    assert State.PRUNED in {state for _, _, state, *_ in before}
+    more = make_config(tmp_path, trials="8")
+    assert not Driver(more).study.satisfies()
+    Driver(more).run()
+    assert picture(more)[:4] == before
+    assert len(picture(more)) == 8
+
+
+# Limits
+
+
+def test_a_trial_that_breaks_a_limit_is_stopped_with_its_reason(tmp_path):
+    driver = Driver(make_config(tmp_path, trials="2", limits__memory_gb="2"))
+    number = driver.ledger.next_trial().number
+    told = {"val/nme": 0.1, "best_nme": 0.1, "epoch_seconds": 1.0, "images_per_second": 10.0}
+    assert not driver.ledger.report(number, 1, told | {"memory_gb": 2.5})
+    record = driver.study.record(number)
+    assert (record.state, record.reason) == (State.INFEASIBLE, "limits.memory_gb = 2: it takes 2.5")
+    assert driver.events()[-1].data["state"] == "INFEASIBLE"
+    assert driver.ledger.next_trial().number == 1
+
+
+# Repeats
+
+
+def test_the_best_are_repeated_with_other_seeds(tmp_path):
+    config = make_config(tmp_path, trials="10", pruner__name="none", repeats__share="0.3")
+    driver = Driver(config)
+    driver.run()
+    records = driver.study.records
+    assert [r.repeats is None for r in records] == [True] * 7 + [False] * 3
+    best = sorted((r for r in records[:7] if r.state is State.COMPLETE), key=lambda r: r.best_nme)
+    assert [r.repeats for r in records[7:]] == [r.number for r in best[:3]]
+    for r in records[7:]:
+        assert r.params == driver.study.record(r.repeats).params
+        assert config.trial_config(r).run.seed == r.seed != config.train.run.seed
+    started = [e.data for e in driver.events() if e.kind is EventKind.TRIAL_STARTED and e.trial >= 7]
+    assert [(data["seed"], data["repeats"]) for data in started] == [(r.seed, r.repeats) for r in records[7:]]
+    check_log(config, records)
 
 
 # Killed at any moment
@@ -338,25 +459,35 @@ def every_moment_of(config: SweepConfig, target: Path, monkeypatch: pytest.Monke
     return shots.taken
 
 
-@pytest.mark.parametrize("trials", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("trials", "pause", "share"),
+    [
+        (4, "false", "0"),
+        (4, "true", "0"),
+        pytest.param(8, "false", "0", marks=pytest.mark.slow),
+        pytest.param(8, "true", "0.2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, pause, share, tmp_path, monkeypatch):
     (tmp_path / "steady").mkdir()
-    steady = make_config(tmp_path / "steady", trials=str(trials))
+    settings = {"trials": str(trials), "pruner__pause": pause, "repeats__share": share}
+    steady = make_config(tmp_path / "steady", **settings)
     moments = every_moment_of(steady, tmp_path / "killed", monkeypatch)
     expected = picture(steady)
     assert len(moments) > 8 * trials
     assert {state for _, _, state, *_ in expected} >= {State.COMPLETE, State.PRUNED}
     for moment in moments:
-        config = make_config(moment, trials=str(trials))
+        config = make_config(moment, **settings)
         Driver(config).run()
         assert picture(config) == expected, moment
 
 
-def test_a_sweep_that_is_killed_again_and_again_ends_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize("pause", ["false", "true"])
+def test_a_sweep_that_is_killed_again_and_again_ends_too(pause, tmp_path, monkeypatch):
     """Each call gets to its second new event, which it writes without living to tell the study."""
     (tmp_path / "steady").mkdir()
     (tmp_path / "killed").mkdir()
-    steady, config = (make_config(tmp_path / name, trials="4") for name in ("steady", "killed"))
+    steady, config = (make_config(tmp_path / n, trials="4", pruner__pause=pause) for n in ("steady", "killed"))
     Driver(steady).run()
 
     class Killed(BaseException):

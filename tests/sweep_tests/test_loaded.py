@@ -17,7 +17,7 @@ from sweep import load
 from sweep.config import load_sweep
 from sweep.events import Event, EventKind, EventLog
 from sweep.loaded import Span
-from sweep.records import State
+from sweep.records import State, TrialRecord
 from trainer.config import TrainConfig
 from trainer.settings import ConfigError
 
@@ -159,7 +159,7 @@ def written(tmp_path):
             EventKind.TRIAL_STARTED,
             trial,
             params=params,
-            config=config.trial_config(trial, params).tree(),
+            config=config.trial_config(TrialRecord(trial, params)).tree(),
             **more,
         )
 

@@ -12,7 +12,7 @@ from sweep.pruning import last_rung, should_prune
 
 
 def halving(min_epochs=1, reduction=2) -> PrunerConfig:
-    return PrunerConfig(name="successive_halving", min_epochs=min_epochs, reduction=reduction)
+    return PrunerConfig(name="successive_halving", pause=False, min_epochs=min_epochs, reduction=reduction)
 
 
 def flat(values: dict[int, float], epochs: int) -> dict[int, dict[int, float]]:
@@ -104,7 +104,7 @@ def test_a_table_of_four_trials_over_four_epochs():
     ("number", "rungs"), [(0, [1, 2, 4, 8]), (1, [2, 4, 8]), (2, [4, 8]), (3, [1, 2, 4, 8]), (5, [4, 8])]
 )
 def test_hyperband_gives_each_bracket_a_first_rung_of_its_own(number, rungs):
-    config = PrunerConfig(name="hyperband", min_epochs=1, reduction=2, brackets=3)
+    config = PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=3)
     better, worse = flat({100: 0.1, 101: 0.2, 102: 0.3}, 8), flat({number: 0.9}, 8)
     first = rungs[0]
     for epoch in range(1, 9):
@@ -112,7 +112,7 @@ def test_hyperband_gives_each_bracket_a_first_rung_of_its_own(number, rungs):
 
 
 def test_hyperband_with_one_bracket_is_successive_halving():
-    config = PrunerConfig(name="hyperband", min_epochs=2, reduction=3, brackets=1)
+    config = PrunerConfig(name="hyperband", pause=False, min_epochs=2, reduction=3, brackets=1)
     curves = flat({number: 0.1 + number / 100 for number in range(7)}, epochs=9)
     for epoch in range(1, 10):
         assert stopped(config, epoch, curves) == stopped(halving(2, 3), epoch, curves)
@@ -151,7 +151,7 @@ def test_none_stops_nothing():
 ALL = [
     halving(),
     halving(2, 3),
-    PrunerConfig(name="hyperband", min_epochs=1, reduction=2, brackets=2),
+    PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=2),
     PrunerConfig(name="median", min_epochs=1, startup_trials=2),
     PrunerConfig(name="none"),
 ]
@@ -203,7 +203,7 @@ def test_an_infinite_value_is_the_worst():
 
 def test_brackets_of_hyperband_do_not_compete():
     """Trial 1, alone in its bracket, is worse than bracket 0 at its first rung and goes on all the same."""
-    config = PrunerConfig(name="hyperband", min_epochs=1, reduction=2, brackets=2)
+    config = PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=2)
     curves = {0: {1: 0.1, 2: 0.1}, 1: {1: 0.9, 2: 0.8}, 2: {1: 0.2, 2: 0.2}}
     assert not should_prune(config, 1, 2, curves)
     assert should_prune(config, 2, 2, curves)

@@ -28,12 +28,11 @@ def config(tmp_path, monkeypatch) -> SweepConfig:
     """A sweep of two trials that are finished and in the event log, but not in MLflow."""
     monkeypatch.chdir(tmp_path)
     space = {"optim.lr": {"log_uniform": [1e-4, 1e-2]}}
-    tree = {"space": space, "trials": 2, "output": "out", "train": {"optim": {"epochs": 3}}}
+    tree = {"space": space, "trials": 2, "repeats": {"share": 0}, "output": "out", "train": {"optim": {"epochs": 3}}}
     Path("faces.yaml").write_text(yaml.safe_dump(tree))
     config = load_sweep("faces.yaml", {})
     config.folder.mkdir(parents=True)
-    rest = (config.sampler, config.seed, config.decisive(), config.known)
-    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config.name, config.dimensions, *rest)
+    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
     config.dump(config.folder / "sweep.yaml")
     with EventLog(config.folder / "events.jsonl") as log:
         log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
