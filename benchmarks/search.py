@@ -1,4 +1,4 @@
-"""What searches find for their epochs, simulated on recorded curves of real faces; writes a picture beside the table."""
+"""What searches find for their epochs, simulated on recorded curves of real faces; draws a picture, too."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def measure() -> Table:
         "What searches find for their epochs",
         ["search", *(f"{n} x {measured.epochs} epochs" for n in FULL_TRIALS), "random's 64 trainings reached after"],
         rows,
-        f"Simulated on {CURVES.name}, {SLOTS} slots, {REPEATS} repeats with other seeds. NME regret in points: the mean NME "
-        "over seeds of the configuration that would be chosen then, minus the lowest there is "
-        f"({measured.best:.2%}); medians. Last column: epochs from which on the median is never above what random search "
-        "has after 64 whole trainings. ![regret](curves/search.png)",
+        f"Simulated on {CURVES.name}, {SLOTS} slots, {REPEATS} repeats with other seeds. NME regret in points: mean "
+        "NME over seeds of the configuration that would be chosen then, minus the lowest there is "
+        f"({measured.best:.2%}); medians. Last column: epochs from which on the median is never above what random "
+        "search has after 64 whole trainings. ![regret](curves/search.png)",
     )

@@ -49,7 +49,7 @@ def standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) ->
 
 
 def keeps_running(config: SweepConfig, records: Sequence[TrialRecord], number: int, live: Collection[int]) -> bool:
-    """Whether a trial that has just reported goes on at once: it deserves to, and the budget reaches to its next stop."""
+    """Whether a trial that has just reported goes on at once: it deserves to, and the budget reaches so far."""
     if not goes_on(config, records, number):
         return False
     at_stop = records[number].epochs in rungs(config.pruner, number, config.train.optim.epochs)

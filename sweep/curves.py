@@ -26,6 +26,7 @@ from sweep.surface import place
 from trainer.settings import ConfigError
 
 _FORMAT = 1
+_DRAWS = 64  # of the noise, over which a true NME is the mean
 _NEIGHBOURS = 4  # repeated configurations whose noise a point may get
 
 
@@ -124,8 +125,8 @@ class Task:
     """What a simulation trains on: any point of the space has a learning curve, for any seed.
 
     The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
-    distance whose width is that to the nearest neighbour. Noise comes on top: how the real trainings of one of the
-    nearest repeated configurations, whole curves of one seed each, lay about their mean. Where the nearest recorded
+    distance whose width is that to the nearest neighbour. Noise comes on top: whole curves of how the real trainings of
+    the nearest repeated configurations, one a seed, lay about their means, mixed two and two. Where the nearest recorded
     training diverged, so does the simulated one.
 
     Args:
@@ -165,8 +166,8 @@ class Task:
         """Validation NME by epoch, (E,) or shorter where the training diverges."""
         distance = self._distance(params)
         length = self._dies[int(distance.argmin())]
-        rows = self._noise_around(distance)
-        return np.exp(self._mean(distance) + rows[seed % len(rows)])[:length]
+        noise = _mixed(self._noise_around(distance), np.random.default_rng(seed), 1)[0]
+        return np.exp(self._mean(distance) + noise)[:length]
 
     def true_nme(self, params: Params) -> float:
         """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
@@ -180,7 +181,8 @@ class Task:
     def _true(self, distance: NDArray[np.float64]) -> float:
         if self._dies[int(distance.argmin())] < self.epochs:
             return math.inf
-        return float(np.exp(self._mean(distance) + self._noise_around(distance)).min(1).mean())
+        noise = _mixed(self._noise_around(distance), np.random.default_rng(0), _DRAWS)
+        return float(np.exp(self._mean(distance) + noise).min(1).mean())
 
     def _distance(self, params: Params) -> NDArray[np.float64]:
         return np.linalg.norm(self._points - np.array(place(self._dimensions, params)), axis=1)
@@ -199,3 +201,13 @@ class Task:
 def _residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """About the mean of each epoch, enlarged for the mean being one of these few runs."""
     return (logs - logs.mean(0)) * math.sqrt(len(logs) / (len(logs) - 1))
+
+
+def _mixed(residuals: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """Noise curves, (draws, E): two residuals each, weighed by cosine and sine of a random angle.
+
+    So they have the covariance of the residuals, but are as many different ones as are drawn.
+    """
+    first, second = rng.integers(len(residuals), size=(2, draws))
+    angle = rng.uniform(0, 2 * math.pi, (draws, 1))
+    return np.cos(angle) * residuals[first] + np.sin(angle) * residuals[second]

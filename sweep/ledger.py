@@ -195,14 +195,22 @@ class Ledger:
     def _catch_up_study(self) -> None:
         """Brings to the study what a killed driver had logged and not told it, and to the log what it had told."""
         ended: set[int] = set()
+        paused: set[int] = set()
         for event, _ in self._log.read():
-            if event.kind is EventKind.TRIAL_ENDED and event.trial is not None:
+            if event.kind is EventKind.TRIAL_PAUSED and event.trial is not None:
+                paused.add(event.trial)
+            elif event.kind is EventKind.TRIAL_STARTED and event.trial is not None:
+                paused.discard(event.trial)
+            elif event.kind is EventKind.TRIAL_ENDED and event.trial is not None:
                 ended.add(event.trial)
             elif event.kind is EventKind.REPORT and event.trial in self._seconds:
                 self._seconds[event.trial] += event.data["metrics"]["epoch_seconds"]
                 metrics, seconds = event.data["metrics"], self._seconds[event.trial]
                 self._study.report(event.trial, event.data["step"], metrics[OBJECTIVE], metrics, seconds)
+        self._orphans = [number for number in self._orphans if number not in paused]
         for record in self._study.records:
+            if record.number in paused and not record.state.finished:
+                self._study.hold(record.number, State.PAUSED)
             if record.state.finished and record.number not in ended:
                 self._note_end(record)
 

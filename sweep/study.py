@@ -113,20 +113,22 @@ class Study:
     def ask(self) -> TrialRecord | None:
         """Starts the next trial: a known configuration if one is left, else what the sampler suggests.
 
-        What was tried before is not tried again: None where all that it suggests was, so that a finite space is full.
+        What was tried before is not tried again, known or not: None where all that is suggested was, so that a finite
+        space is full.
         """
         number, records = len(self._records), self.records
-        known = self._config.trials_known[number : number + 1]
-        fixed = known[0] if known else {}
+        own = sum(r.repeats is None for r in records)  # known ones are counted without the repeats
         tried = {_key(r.params) for r in records}
-        if not known and len(tried) == self._config.points:
+        if len(tried) == self._config.points:
             return None
-        params: Params = {}
-        for attempt in range(_REDRAWS):
-            params = active(self._config.dimensions, draw(self._config, records, number, attempt) | fixed)
-            if _key(params) not in tried or params.keys() <= fixed.keys():
-                return self._start(TrialRecord(number, params))
-        return self._start(TrialRecord(number, params)) if known else None
+        for fixed in [*self._config.trials_known[own : own + 1], {}]:
+            for attempt in range(_REDRAWS):
+                params = active(self._config.dimensions, draw(self._config, records, number, attempt) | fixed)
+                if _key(params) not in tried:
+                    return self._start(TrialRecord(number, params))
+                if params.keys() <= fixed.keys():  # nothing of it is drawn
+                    break
+        return None
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
         """Starts a trial with the parameters of another one and another seed of the training."""

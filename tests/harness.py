@@ -46,7 +46,8 @@ CALM = {
     "keep": 2,
     "report": False,  # costs seconds, and has tests of its own
     "sampler": {"name": "tpe", "startup_trials": 3},
-    "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 2},
+    "pruner": {"name": "successive_halving", "pause": False, "min_epochs": 1, "reduction": 2},
+    "repeats": {"share": 0},
     "train": TINY,
 }
 

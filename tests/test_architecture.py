@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("trainer", "sweep") for path in (PROJECT / package).rglob("*.py"))
 HOMES = {
-    "optuna": {"sweep/study.py", "sweep/plots.py"},
+    "optuna": {"sweep/sampling.py", "sweep/study.py", "sweep/plots.py"},
     "plotly": {"sweep/plots.py", "sweep/plot_runs.py", "sweep/plot_style.py", "sweep/report.py"},
     "mlflow": {"sweep/tracking.py", "sweep/registry.py"},
     "ray": {"sweep/executor.py", "sweep/trainable.py"},

@@ -228,7 +228,7 @@ def test_where_a_sweep_lies_and_how_long_it_runs_is_not_decisive(overrides, tmp_
         ({"seed": "1"}, "seed: 0 -> 1"),
         ({"resources__cpus": "2"}, "train.run.threads: 1 -> 2"),
         ({"sampler__name": "random"}, "sampler.name: 'tpe' -> 'random'"),
-        ({"pruner__min_epochs": "3"}, "pruner.min_epochs: 2 -> 3"),
+        ({"pruner__min_epochs": "3"}, "pruner.min_epochs: 1 -> 3"),
         ({"known": "[{optim.lr: 1e-3}]"}, "known: [] -> [{'optim.lr': 0.001}]"),
     ],
 )

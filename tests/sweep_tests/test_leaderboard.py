@@ -81,11 +81,11 @@ def test_the_table_has_these_columns_and_exact_numbers(config):
     Results(config).update(RECORDS)
     with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["number", "state", "best_nme", "epochs", "seconds", *KEYS]
+    assert rows[0] == ["number", "state", "best_nme", "epochs", "seconds", *KEYS, "seed", "repeats"]
     assert [int(row[0]) for row in rows[1:]] == ORDER
-    assert rows[1] == ["4", "COMPLETE", "0.1", "2", "1.0", "0.005", "0.5"]
-    assert rows[2] == ["1", "COMPLETE", "0.2", "2", "12.3", "0.002", "0.5"]
-    assert rows[-1] == ["2", "FAILED", "", "0", "1.0", "0.003", "0.5"]
+    assert rows[1] == ["4", "COMPLETE", "0.1", "2", "1.0", "0.005", "0.5", "", ""]
+    assert rows[2] == ["1", "COMPLETE", "0.2", "2", "12.3", "0.002", "0.5", "", ""]
+    assert rows[-1] == ["2", "FAILED", "", "0", "1.0", "0.003", "0.5", "", ""]
     third = TrialRecord(0, {"optim.lr": 1 / 3, "loss.star_weight": 2.0}, State.COMPLETE, {1: 0.1 + 0.2})
     Results(config).update([third])
     with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:

@@ -28,7 +28,14 @@ def config(tmp_path, monkeypatch) -> SweepConfig:
     """A sweep of two trials that are finished and in the event log, but not in MLflow."""
     monkeypatch.chdir(tmp_path)
     space = {"optim.lr": {"log_uniform": [1e-4, 1e-2]}}
-    tree = {"space": space, "trials": 2, "repeats": {"share": 0}, "output": "out", "train": {"optim": {"epochs": 3}}}
+    tree = {
+        "space": space,
+        "trials": 2,
+        "repeats": {"share": 0},
+        "pruner": {"name": "none"},
+        "output": "out",
+        "train": {"optim": {"epochs": 3}},
+    }
     Path("faces.yaml").write_text(yaml.safe_dump(tree))
     config = load_sweep("faces.yaml", {})
     config.folder.mkdir(parents=True)

@@ -40,7 +40,12 @@ def assignment(folder: Path, number: int) -> dict[str, Any]:
         "run.threads": 1,
         "run.output": str(folder / str(number)),
     }
-    return {trainable.TRIAL: number, "config": TrainConfig().replace(changes).tree(), trainable.TIMEOUT: None}
+    return {
+        trainable.TRIAL: number,
+        "config": TrainConfig().replace(changes).tree(),
+        trainable.TIMEOUT: None,
+        trainable.PAUSES: [],
+    }
 
 
 def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,14 +56,16 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_refers_to_itself_is_freed_and_the_gpu_cache_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     network = torch.nn.Linear(2, 2)
     network.loop = [network]  # a circle, which only the collector can free
-    left, emptied = weakref.ref(network), []
+    left, emptied, reset = weakref.ref(network), [], []
     gc.disable()
     try:
         del network
         assert left() is not None
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(left()))
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: reset.append(True))
         process.release_memory()
     finally:
         gc.enable()
     assert emptied == [None]  # once, and after the collection
+    assert reset == [True]
