@@ -125,9 +125,9 @@ class Task:
     """What a simulation trains on: any point of the space has a learning curve, for any seed.
 
     The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
-    distance whose width is that to the nearest neighbour. Noise comes on top: whole curves of how the real trainings of
-    the nearest repeated configurations, one a seed, lay about their means, mixed two and two. Where the nearest recorded
-    training diverged, so does the simulated one.
+    distance whose width is that to the nearest neighbour. Noise comes on top: how the real trainings of the nearest
+    repeated configurations lay about their means, whole curves, mixed two and two. Where the nearest recorded training
+    diverged, so does the simulated one.
 
     Args:
         curves: what was recorded.

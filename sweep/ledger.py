@@ -95,7 +95,7 @@ class Ledger:
         while self._orphans:
             number = self._orphans.pop(0)
             record = self._study.record(number)
-            if not record.curve or self._decide(number, record.epochs):
+            if not record.curve or number in self._resumed or self._decide(number, record.epochs):
                 return self._start(self._study.record(number))
         while step := self._next_step():
             if step.kind == "resume":
@@ -195,18 +195,18 @@ class Ledger:
     def _catch_up_study(self) -> None:
         """Brings to the study what a killed driver had logged and not told it, and to the log what it had told."""
         ended: set[int] = set()
-        paused: set[int] = set()
+        last: dict[int, EventKind] = {}
         for event, _ in self._log.read():
-            if event.kind is EventKind.TRIAL_PAUSED and event.trial is not None:
-                paused.add(event.trial)
-            elif event.kind is EventKind.TRIAL_STARTED and event.trial is not None:
-                paused.discard(event.trial)
-            elif event.kind is EventKind.TRIAL_ENDED and event.trial is not None:
+            if event.trial is not None:
+                last[event.trial] = event.kind
+            if event.kind is EventKind.TRIAL_ENDED and event.trial is not None:
                 ended.add(event.trial)
             elif event.kind is EventKind.REPORT and event.trial in self._seconds:
                 self._seconds[event.trial] += event.data["metrics"]["epoch_seconds"]
                 metrics, seconds = event.data["metrics"], self._seconds[event.trial]
                 self._study.report(event.trial, event.data["step"], metrics[OBJECTIVE], metrics, seconds)
+        paused = {number for number, kind in last.items() if kind is EventKind.TRIAL_PAUSED}
+        self._resumed = {number for number, kind in last.items() if kind is EventKind.TRIAL_STARTED}
         self._orphans = [number for number in self._orphans if number not in paused]
         for record in self._study.records:
             if record.number in paused and not record.state.finished:

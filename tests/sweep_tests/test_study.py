@@ -418,7 +418,7 @@ def test_a_lock_of_another_process_is_waited_for(make, tmp_path):
 
 @pytest.mark.parametrize("sampler", SLOW_ONES)
 @pytest.mark.parametrize("before", [0, STARTUP + 1])
-@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute", "commit"])
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "commit"])
 def test_a_trial_is_begun_as_a_whole_or_not_at_all(sampler, before, moment, make):
     """The driver dies at the first, second, ... statement or commit of `ask`, until one lives through it."""
     steady, struck = make(sampler), make(sampler)
@@ -439,7 +439,10 @@ def test_a_trial_is_begun_as_a_whole_or_not_at_all(sampler, before, moment, make
             study.ask()
             break
         except KeyboardInterrupt:
-            assert struck.inside().trials[before:] == []  # the transaction was not committed
+            begun = struck.inside().trials[before:]
+            assert [t.params for t in begun] in ([], expected[before : before + 1])  # nothing of it, or all
+            if begun:
+                break  # what it died at came after the transaction
         finally:
             sqlalchemy.event.remove(sqlalchemy.engine.Engine, moment, deadly)
         assert deaths < 200
