@@ -25,6 +25,7 @@ from trainer.settings import ArgumentParser, ConfigError
 # --help
 
 OPTIONS = {
+    "simulate": ["--curves", "--repeats", "--save-curves", "--out"],
     "run": ["SWEEP.yaml", "--dry-run", "--on-end", "--trials", "--train.optim.lr", "--mlflow_uri", "STARSWEEP_NAME"],
     "report": ["NAME", "--output", "--out"],
     "rerun": ["NAME", "--trial", "--seeds", "--final", "--again", "--output", "--mlflow_uri"],

@@ -58,7 +58,9 @@ def trained(recipe: Path) -> Iterator[tuple[Path, str, str]]:
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("images_per_second", "epoch_seconds")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("images_per_second", "epoch_seconds", "memory_gb")} for row in rows
+    ]
 
 
 def strict(text: str) -> Any:
