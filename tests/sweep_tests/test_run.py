@@ -91,7 +91,8 @@ def test_a_trial_that_diverges_stops_at_once_with_the_reason(calm):
 def test_the_leaderboard_agrees_with_the_study(calm):
     sweep, _ = calm
     rows, trials = sweep.leaderboard(), sweep.study().trials
-    assert list(rows[0]) == ["number", "state", "best_nme", "epochs", "seconds", "optim.lr", "loss.star_weight"]
+    fixed, params = ["number", "state", "best_nme", "epochs", "seconds"], ["optim.lr", "loss.star_weight"]
+    assert list(rows[0]) == [*fixed, *params, "seed", "repeats"]
     for row in rows:
         trial = trials[int(row["number"])]
         values = trial.intermediate_values
