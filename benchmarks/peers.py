@@ -13,8 +13,8 @@ import numpy as np
 import optuna
 
 from sweep.curves import Task
-from sweep.sampling import derived_seed, distribution
-from sweep.simulation import History
+from sweep.sampling import distribution
+from sweep.simulation import History, best_so_far
 from sweep.space import Dimension
 
 
@@ -84,8 +84,7 @@ def run_peer(
     def start() -> None:
         nonlocal order
         trial = study.ask(distributions)
-        noise = derived_seed(seed, trial.number, 7)
-        live[trial.number] = trial, np.minimum.accumulate(task.curve(dict(trial.params), noise))
+        live[trial.number] = trial, best_so_far(task, dict(trial.params), seed, trial.number)
         heapq.heappush(queue, (now + task.seconds(1) / 3600, order, trial.number))
         order += 1
 

@@ -61,6 +61,11 @@ class LimitsConfig(Section):
     memory_gb: float | None = Field(None, gt=0, description="memory that a trial may take (GPU's, else its own) [GB]")
     step_seconds: float | None = Field(None, gt=0, description="time that a pass of one batch may take [seconds]")
 
+    @property
+    def given(self) -> bool:
+        """Whether there is any limit."""
+        return self.memory_gb is not None or self.step_seconds is not None
+
 
 class ResourcesConfig(Section):
     cpus: float = Field(1.0, ge=0, description="CPUs a trial asks Ray for; its network gets as many threads [CPUs]")

@@ -172,7 +172,8 @@ class Ledger:
     def _decide(self, number: int, epoch: int) -> bool:
         """Whether a trial goes on after its last report; ends it, or pauses it, if not."""
         record, pruner = self._study.record(number), self._config.pruner
-        if reason := broken_limit(self._config.limits, record.metrics, self._config.train.replace(record.params)):
+        limits = self._config.limits
+        if limits.given and (reason := broken_limit(limits, record.metrics, self._config.train.replace(record.params))):
             self.end(number, State.INFEASIBLE, reason)
             return False
         if epoch >= self._epochs or record.repeats is not None:

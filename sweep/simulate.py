@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.command import carry_out
-from sweep.config import load_sweep
+from sweep.config import SweepConfig, load_sweep
 from sweep.console import format_seconds
 from sweep.curves import Curves, Task
 from sweep.folder import find_sweep
@@ -29,8 +29,6 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 def build_parser() -> ArgumentParser:
     """The command line."""
-    from sweep.config import SweepConfig
-
     parser = ArgumentParser(prog="python -m sweep.simulate", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="settings of the sweep; without it, the demo")
     parser.add_argument(

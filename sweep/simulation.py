@@ -21,7 +21,10 @@ from sweep.leaderboard import best, standing
 from sweep.ledger import Ledger
 from sweep.records import State, TrialRecord
 from sweep.sampling import derived_seed
+from sweep.space import Params
 from sweep.study import Study
+
+_NOISE = 7  # tells the seeds of noise from those of suggestions
 
 
 @dataclass
@@ -67,7 +70,7 @@ class _Memory:
         return iter(())
 
 
-def simulate(config: SweepConfig, task: Task, slots: int, seed: int, *, study: type[Study] = Study) -> History:
+def simulate(config: SweepConfig, task: Task, slots: int, seed: int) -> History:
     """Runs a sweep to its end.
 
     Args:
@@ -75,12 +78,11 @@ def simulate(config: SweepConfig, task: Task, slots: int, seed: int, *, study: t
         task: what is trained.
         slots: trials side by side.
         seed: of the suggestions and of the training noise.
-        study: another kind of study, to simulate what other tools do.
     """
     config = config.model_copy(update={"seed": seed})
     vars(config).pop("trials_known", None)  # was remembered for the other seed
     now = 0.0
-    ledger = Ledger(config, study.in_memory(config), _Memory(), lambda: now * 3600)
+    ledger = Ledger(config, Study.in_memory(config), _Memory(), lambda: now * 3600)
     history, queue, curves = History(), list[tuple[float, int, int]](), dict[int, NDArray[np.float64]]()
     deadline = config.hours or math.inf
     spent, order, idle = 0, 0, slots
@@ -91,8 +93,7 @@ def simulate(config: SweepConfig, task: Task, slots: int, seed: int, *, study: t
             number = assignment.number
             record = ledger.record(number)
             if number not in curves:
-                noise = derived_seed(seed, number, 7)
-                curves[number] = np.minimum.accumulate(task.curve(record.params, noise))
+                curves[number] = best_so_far(task, record.params, seed, number)
             idle -= 1
             heapq.heappush(queue, (now + task.seconds(record.epochs + 1) / 3600, order, number))
             order += 1
@@ -125,6 +126,11 @@ def simulate(config: SweepConfig, task: Task, slots: int, seed: int, *, study: t
         history.true.append(truth[choice.number])
     history.records = ledger.records
     return history
+
+
+def best_so_far(task: Task, params: Params, seed: int, number: int) -> NDArray[np.float64]:
+    """The lowest NME by epoch of trial `number` of a simulation: (E,), or shorter where it diverges."""
+    return np.minimum.accumulate(task.curve(params, derived_seed(seed, number, _NOISE)))
 
 
 def _choice(ledger: Ledger, before: TrialRecord | None, number: int) -> TrialRecord:

@@ -193,6 +193,19 @@ def read_until(process: subprocess.Popen, word: str) -> list[str]:
     raise AssertionError(f"ended without {word!r}: {''.join(lines)}{process.stderr.read()}")
 
 
+class MemoryLog:
+    """An event log in memory."""
+
+    def __init__(self) -> None:
+        self.events = []
+
+    def append(self, event) -> None:
+        self.events.append((event, len(self.events)))
+
+    def read(self):
+        return iter(self.events)
+
+
 class MlflowServer:
     """A real server on a port of its own, on SQLite in `folder`."""
 

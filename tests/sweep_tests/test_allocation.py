@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+from harness import MemoryLog
 
 from sweep.allocation import Step, device_hours, goes_on, keeps_running, next_step, next_stop, worst_paused
 from sweep.config import SweepConfig
@@ -305,19 +306,6 @@ def test_the_worst_of_those_that_came_least_far_is_given_up(trials, worst):
 
 
 # Whole sweeps
-
-
-class MemoryLog:
-    """An event log in memory."""
-
-    def __init__(self) -> None:
-        self.events = []
-
-    def append(self, event) -> None:
-        self.events.append((event, len(self.events)))
-
-    def read(self):
-        return iter(self.events)
 
 
 class Fake:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from harness import MemoryLog
 
 from sweep.config import SweepConfig, load_sweep
 from sweep.ledger import Ledger
@@ -28,19 +29,6 @@ NESTED = {
     "optim.lr": {"choice": [1e-4, 1e-3], "when": {"loss.distance": ["l1", "l2"]}},
     "optim.batch_size": {"int": [4, 5], "when": {"loss.name": ["star", "wing"], "optim.lr": 1e-3}},
 }
-
-
-class MemoryLog:
-    """An event log in memory."""
-
-    def __init__(self) -> None:
-        self.events = []
-
-    def append(self, event) -> None:
-        self.events.append((event, len(self.events)))
-
-    def read(self):
-        return iter(self.events)
 
 
 def written(folder: Path, **changes) -> SweepConfig:
