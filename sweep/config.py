@@ -30,6 +30,7 @@ class SamplerConfig(Section):
         "tpe", description="who suggests the next trial; grid: all points of a space of choices and integers"
     )
     startup_trials: int = Field(6, ge=1, description="tpe, gp: random trials before it learns [trials]")
+    random_share: float = Field(0.3, ge=0, le=1, description="tpe, gp: trials that are drawn at random [fraction]")
 
 
 class PrunerConfig(Section):
@@ -109,6 +110,9 @@ class SweepConfig(Section):
     space: dict[str, dict[str, Any]] = Field(description="setting of train -> kind and values [mapping]")
     report: bool = Field(True, description="write report.html at the end of the sweep")
     known: list[dict[str, Any]] = Field([], description="configurations tried first [list of mappings]")
+    warm_start: list[str] = Field(
+        [], description="earlier sweeps, names or folders: the three best of each are tried after the known ones"
+    )
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")

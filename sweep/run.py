@@ -24,6 +24,7 @@ from sweep.folder import python_command
 from sweep.loaded import Sweep, load
 from sweep.outlet import Outlet
 from sweep.stop import INTERRUPTED
+from sweep.warm_start import warmed
 from trainer.settings import ArgumentParser
 
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequence[str]) -> int:
     console = Console(file=cast(TextIO, Outlet(sys.stdout)))
-    config = load_sweep(arguments.sweep, overrides)
+    config = warmed(load_sweep(arguments.sweep, overrides))
     if arguments.dry_run:
         from sweep.preflight import dry_run
 
@@ -80,7 +81,7 @@ def run_in_python(sweep: str | Path | None = None, **settings: Any) -> Sweep:
         key: os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)
         for key, value in settings.items()
     }
-    config = load_sweep(sweep, texts)
+    config = warmed(load_sweep(sweep, texts))
     arguments = ", ".join([repr(str(sweep or "demo")), *(f"{key}={value!r}" for key, value in settings.items())])
     if run_sweep(config, Console(), f"sweep.run({arguments})") == INTERRUPTED:
         raise KeyboardInterrupt

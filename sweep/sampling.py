@@ -46,24 +46,30 @@ class _Shown(optuna.Study):
 def draw(config: SweepConfig, records: Sequence[TrialRecord], number: int, attempt: int = 0) -> Params:
     """What the sampler suggests for trial `number` to one who knows these trials; the same whenever it is asked.
 
+    A share of the trials is drawn at random all the same (BOHB, Falkner et al., ICML 2018, section 4): what looks best
+    after the first epoch need not be best in the end, and a sampler that has seen nothing else cannot know.
+
     Args:
         config: the sweep.
         records: all trials before; failed ones are not shown.
         number: of the new trial, part of the seed.
         attempt: another one gives another suggestion.
     """
-    seed = derived_seed(config.seed, number, attempt)
-    sampler = config.sampler if attempt < _OWN_ATTEMPTS else SamplerConfig(name="random")
+    chance = random.Random(derived_seed(config.seed, number))
+    at_random = chance.random() < config.sampler.random_share or attempt >= _OWN_ATTEMPTS
+    sampler = SamplerConfig(name="random") if at_random else config.sampler
     storage = optuna.storages.InMemoryStorage()
     storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "shown")
+    seed = derived_seed(config.seed, number, attempt)
     study = _Shown("shown", storage, build_sampler(sampler, seed), optuna.pruners.NopPruner())
     distributions = {d.key: distribution(d) for d in config.dimensions}
-    values = shown_values(config, records, random.Random(seed).random())
-    study.past = [
-        _frozen(r, values.get(r.number), filled(config.dimensions, r.params), distributions)
-        for r in records
-        if r.state is not State.FAILED
-    ]
+    if sampler.name in ("tpe", "gp"):
+        values = shown_values(config, records, chance.random())
+        study.past = [
+            _frozen(r, values.get(r.number), filled(config.dimensions, r.params), distributions)
+            for r in records
+            if r.state is not State.FAILED
+        ]
     return dict(study.ask(distributions).params)
 
 

@@ -21,6 +21,7 @@ from sweep.curves import Curves, Task
 from sweep.folder import find_sweep
 from sweep.loaded import load
 from sweep.simulation import History, simulate
+from sweep.warm_start import warmed
 from trainer.settings import ArgumentParser, ConfigError
 
 _ROWS = 8  # of the table
@@ -56,7 +57,7 @@ def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     curves = read_curves(arguments.curves)
     if arguments.save_curves:
         curves.save(arguments.save_curves)
-    config = load_sweep(arguments.sweep, overrides | {"train.optim.epochs": str(curves.epochs)})
+    config = warmed(load_sweep(arguments.sweep, overrides | {"train.optim.epochs": str(curves.epochs)}))
     task, slots, began = Task(curves, config.dimensions), config.slots or 1, time.monotonic()
     histories = [simulate(config, task, slots, seed) for seed in range(arguments.repeats)]
     print(

@@ -64,6 +64,7 @@ class Study:
         self._live = {t.number: Trial(study, t._trial_id) for t in trials if not t.state.is_finished()}
         self._records = {t.number: _record(t) for t in trials}
         self._curves = {r.number: r.curve for r in self._records.values() if r.curve}
+        self._tried = {_key(r.params) for r in self._records.values()}
 
     @classmethod
     def open(cls, url: str, config: SweepConfig) -> Study:
@@ -103,7 +104,7 @@ class Study:
     def satisfies(self) -> bool:
         """Whether nothing is left to run; what time alone allows is."""
         records = self.records
-        full = len({_key(r.params) for r in records}) == self._config.points
+        full = len(self._tried) == self._config.points
         return all(r.state.finished for r in records) and next_step(self._config, records, (), 0.0, full=full) is None
 
     def record(self, number: int) -> TrialRecord:
@@ -118,13 +119,12 @@ class Study:
         """
         number, records = len(self._records), self.records
         own = sum(r.repeats is None for r in records)  # known ones are counted without the repeats
-        tried = {_key(r.params) for r in records}
-        if len(tried) == self._config.points:
+        if len(self._tried) == self._config.points:
             return None
         for fixed in [*self._config.trials_known[own : own + 1], {}]:
             for attempt in range(_REDRAWS):
                 params = active(self._config.dimensions, draw(self._config, records, number, attempt) | fixed)
-                if _key(params) not in tried:
+                if _key(params) not in self._tried:
                     return self._start(TrialRecord(number, params))
                 if params.keys() <= fixed.keys():  # nothing of it is drawn
                     break
@@ -150,6 +150,7 @@ class Study:
         )
         self._live[record.number] = Trial(self._study, trial_id)
         self._records[record.number] = record
+        self._tried.add(_key(record.params))
         return record
 
     def report(

@@ -1,0 +1,60 @@
+"""Warm start: the best configurations of earlier sweeps are tried first (Feurer et al., AAAI 2015).
+
+Only configurations cross over, no NMEs: those of other faces, sizes or epochs could not be compared with this sweep's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sweep.config import SweepConfig, load_sweep
+from sweep.folder import CONFIG_FILE, EVENTS_FILE, find_sweep
+from sweep.loaded import Sweep, load
+from sweep.repeats import contenders
+from sweep.space import Params, active, check_params
+from trainer import settings
+from trainer.settings import ConfigError
+
+_BEST = 3  # configurations of each earlier sweep
+
+
+def warmed(config: SweepConfig) -> SweepConfig:
+    """The sweep with the best of the sweeps in `warm_start` after its own known configurations.
+
+    A sweep that has begun keeps those that it began with, though the earlier ones may have gone on since.
+
+    Raises:
+        ConfigError: there is no such sweep, or nothing of it fits.
+    """
+    if not config.warm_start:
+        return config
+    if (config.folder / EVENTS_FILE).exists():
+        begun = load_sweep(config.folder / CONFIG_FILE, {})
+        known = begun.known if begun.warm_start == config.warm_start else config.known
+    else:
+        known = list(config.known)
+        for name in config.warm_start:
+            found = _best_of(load(find_sweep(name, Path(config.output))), config)
+            known += [params for params in found if params not in known]
+    return settings.build(SweepConfig, config.model_dump(mode="json") | {"known": known}, config.name)
+
+
+def _best_of(earlier: Sweep, config: SweepConfig) -> list[Params]:
+    """What this sweep can take over of the best, in their order: parameters that it does not search are left out."""
+    found: list[Params] = []
+    refusal = "no complete trial"
+    for contender in contenders(earlier.records.values()):
+        searched = {d.key: contender.trial.params[d.key] for d in config.dimensions if d.key in contender.trial.params}
+        params = active(config.dimensions, searched)
+        try:
+            if not params:
+                raise ConfigError("none of its parameters is searched here")
+            check_params(params, config.dimensions, config.train, f"trial {contender.trial.number}")
+        except ConfigError as error:
+            refusal = str(error)
+            continue
+        if params not in found:
+            found.append(params)
+    if not found:
+        raise ConfigError(f"warm_start: {earlier.name}: nothing of it fits this sweep ({refusal})")
+    return found[:_BEST]
