@@ -1,4 +1,4 @@
-"""Rules that stop trials early, against tables worked out by hand."""
+"""Rules that pause trials or stop them early, against tables worked out by hand."""
 
 import copy
 import itertools
@@ -8,7 +8,7 @@ import random
 import pytest
 
 from sweep.config import PrunerConfig
-from sweep.pruning import last_rung, should_prune
+from sweep.pruning import last_rung, promotable, rungs, should_prune
 
 
 def halving(min_epochs=1, reduction=2) -> PrunerConfig:
@@ -207,3 +207,120 @@ def test_brackets_of_hyperband_do_not_compete():
     curves = {0: {1: 0.1, 2: 0.1}, 1: {1: 0.9, 2: 0.8}, 2: {1: 0.2, 2: 0.2}}
     assert not should_prune(config, 1, 2, curves)
     assert should_prune(config, 2, 2, curves)
+
+
+# Pausing
+
+
+def pausing(name="successive_halving", **changes) -> PrunerConfig:
+    return PrunerConfig(name=name, pause=True, **{"min_epochs": 1, "reduction": 3, **changes})
+
+
+@pytest.mark.parametrize(
+    ("min_epochs", "reduction", "epochs", "expected"),
+    [
+        (1, 3, 1, []),
+        (1, 3, 2, [1]),
+        (1, 3, 9, [1, 3]),  # at its last epoch a trial is complete
+        (1, 3, 10, [1, 3, 9]),
+        (1, 3, 210, [1, 3, 9, 27, 81]),
+        (2, 2, 20, [2, 4, 8, 16]),
+        (5, 4, 80, [5, 20]),
+        (8, 3, 8, []),
+        (9, 3, 8, []),
+        (7, 3, 8, [7]),
+    ],
+)
+def test_trials_pause_at_the_rungs_before_their_last_epoch(min_epochs, reduction, epochs, expected):
+    config = pausing(min_epochs=min_epochs, reduction=reduction)
+    assert [rungs(config, number, epochs) for number in (0, 1, 7)] == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, [1, 3, 9]), (1, [3, 9]), (2, [9]), (3, []), (4, [1, 3, 9]), (6, [9]), (11, [])]
+)
+def test_trials_of_a_later_bracket_pause_later_or_never(number, expected):
+    assert rungs(pausing("hyperband", brackets=4), number, 27) == expected
+
+
+def test_the_first_rung_of_a_bracket_grows_with_the_first_epoch():
+    config = pausing("hyperband", min_epochs=2, reduction=2, brackets=2)
+    assert [rungs(config, number, 17) for number in (0, 1)] == [[2, 4, 8, 16], [4, 8, 16]]
+
+
+@pytest.mark.parametrize(
+    "config", [halving(), pausing("median"), pausing("none"), PrunerConfig(name="hyperband", pause=False)]
+)
+def test_who_stops_for_good_or_never_has_no_rungs(config):
+    assert rungs(config, 0, 100) == []
+
+
+@pytest.mark.parametrize("config", [pausing(), pausing("hyperband", brackets=3), pausing("hyperband", reduction=2)])
+def test_who_pauses_never_stops_a_trial_for_good(config):
+    curves = flat({number: number / 10 for number in range(1, 10)}, epochs=9)
+    assert all(stopped(config, epoch, curves) == set() for epoch in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, set()),
+        ({0: 0.1}, set()),
+        ({0: 0.1, 1: 0.2}, set()),  # a third of two, rounded down
+        ({0: 0.3, 1: 0.1, 2: 0.2}, {1}),
+        ({4: 0.3, 9: 0.1, 2: 0.2, 7: 0.4, 5: 0.5}, {9}),
+        ({0: 0.6, 1: 0.5, 2: 0.4, 3: 0.3, 4: 0.2, 5: 0.1}, {4, 5}),
+        ({0: 0.1, 1: 0.1, 2: 0.1}, {0}),  # of equal ones the oldest
+        ({8: 0.1, 3: 0.1, 5: 0.1, 1: 0.2, 2: 0.2, 4: 0.2}, {3, 5}),
+        ({0: math.inf, 1: math.inf, 2: 0.9}, {2}),
+        ({0: math.inf, 1: math.inf, 2: math.inf}, {0}),
+    ],
+)
+def test_the_best_third_of_a_rung_is_promoted(values, expected):
+    assert promotable(pausing(), values) == expected
+
+
+@pytest.mark.parametrize(("reduction", "count"), [(2, 6), (3, 4), (4, 3), (5, 2), (12, 1), (13, 0)])
+def test_the_reduction_says_how_many_are_promoted(reduction, count):
+    values = {number: number / 100 for number in range(12)}
+    assert promotable(pausing(reduction=reduction), values) == set(range(count))
+
+
+def test_each_bracket_promotes_its_own():
+    config = pausing("hyperband", reduction=2, brackets=3)
+    values = {0: 0.9, 3: 0.8, 6: 0.7, 9: 0.6} | {1: 0.1, 4: 0.2} | {2: 0.01}
+    assert promotable(config, values) == {6, 9, 1}
+    assert promotable(pausing(reduction=2), values) == {2, 1, 4}  # seven in one bracket
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_promoted_are_the_first_of_their_bracket_whatever_the_order(seed):
+    draw = random.Random(seed)
+    config = pausing(
+        draw.choice(["successive_halving", "hyperband"]), reduction=draw.randint(2, 5), brackets=draw.randint(1, 4)
+    )
+    values = {n: draw.choice([0.1, 0.2, draw.random()]) for n in draw.sample(range(100), draw.randint(0, 40))}
+    promoted = promotable(config, values)
+    shuffled = draw.sample(list(values.items()), len(values))
+    assert promotable(config, dict(shuffled)) == promoted
+    brackets = config.brackets if config.name == "hyperband" else 1
+    for bracket in range(brackets):
+        rivals = {n for n in values if n % brackets == bracket}
+        chosen = promoted & rivals
+        assert len(chosen) == len(rivals) // config.reduction
+        best = sorted((values[n], n) for n in chosen)
+        assert all(best[-1] < (values[n], n) for n in rivals - chosen if best)
+    assert promoted <= values.keys()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_another_trial_at_a_rung_never_lowers_the_number_of_promoted_and_a_worse_one_ousts_nobody(seed):
+    draw = random.Random(seed)
+    values: dict[int, float] = {}
+    for number in range(40):
+        before = promotable(pausing(), values)
+        values[number] = draw.random()
+        after = promotable(pausing(), values)
+        assert len(after) - len(before) == (len(values) % 3 == 0)
+        if values[number] == max(values.values()):
+            assert before <= after
