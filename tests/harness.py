@@ -26,7 +26,8 @@ from sweep.events import Event, EventKind, read_events
 from sweep.tracking import connect
 
 MARK = "STARSWEEP_TEST_MARK"
-LOCKSTEP = ["train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr", "images_per_second", "epoch_seconds"]
+LOCKSTEP = ["train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr"]
+LOCKSTEP += ["images_per_second", "epoch_seconds", "memory_gb"]
 TINY = {
     "data": {"image_size": 32, "train_faces": 32, "val_faces": 8, "workers": 0},
     "model": {"backbone": "resnet18", "width": 8},
