@@ -174,6 +174,65 @@ def test_an_empty_sweep_has_a_summary_too():
     assert leaderboard.markdown([]).startswith("0 trials: none\n")
 
 
+# What the ranking rests on
+
+
+def measured(number: int, nme: float, speed: float, failures: float, state: str = "COMPLETE") -> TrialRecord:
+    return record(number, state, nme, metrics={"images_per_second": speed, "val/fr10": failures})
+
+
+TWO = [
+    measured(0, 0.05, 100.04, 0.20),
+    measured(1, 0.06, 300.0, 0.10),
+    measured(2, 0.07, 200.0, 0.15),  # trial 1 is better in all three
+    measured(3, 0.04, 900.0, 0.01, "PRUNED"),
+    record(4, "FAILED"),
+]
+
+
+def test_one_objective_and_no_repeats_need_no_words():
+    assert leaderboard.notes(TWO, ("nme",)) == []
+    assert leaderboard.notes([], ("nme",)) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "points"),
+    [
+        ("images_per_second", "trial 0 5.00%, 100.0 images/s; trial 1 6.00%, 300.0 images/s"),
+        ("fr10", "trial 0 5.00%, FR@0.10 20.00%; trial 1 6.00%, FR@0.10 10.00%"),
+    ],
+)
+def test_the_front_of_two_objectives_is_named(objective, points):
+    line = f"Pareto front of NME and {objective}: {points}"
+    assert leaderboard.notes(TWO, ("nme", objective)) == [line]
+    lines = leaderboard.markdown(TWO, ("nme", objective)).splitlines()
+    assert lines[1:3] == [line, ""]
+    assert leaderboard.markdown(TWO).splitlines()[1] == ""
+
+
+def test_without_a_complete_trial_the_front_is_empty():
+    for records in ([], TWO[3:]):
+        (line,) = leaderboard.notes(records, ("nme", "fr10"))
+        assert line == "Pareto front of NME and fr10: no complete trial"
+
+
+def test_means_over_seeds_are_told_with_their_intervals():
+    records = [
+        record(0, "COMPLETE", 0.10),
+        record(1, "COMPLETE", 0.11),
+        record(2, "COMPLETE", 0.12, seed=1, repeats=0),
+        record(3, "COMPLETE", 0.11, seed=1, repeats=1),
+        record(4, "COMPLETE", 0.09),  # was never repeated
+    ]
+    # about their means 11 % each: (1/11)^2 * 2 over 2 degrees of freedom, so 1/11 of 11 % is 1 point; t = 4.303
+    assert leaderboard.notes(records, ("nme",)) == [
+        "chosen by the mean over seeds (95 % interval): trial 0 11.00% (7.96% to 14.04%, 2 runs), "
+        "trial 1 11.00% (7.96% to 14.04%, 2 runs)"
+    ]
+    both = leaderboard.notes(records, ("nme", "fr10"))
+    assert [line.partition(" ")[0] for line in both] == ["chosen", "Pareto"]
+
+
 # The console
 
 
