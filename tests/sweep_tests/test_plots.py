@@ -389,6 +389,87 @@ def test_bars_are_per_cent():
     assert made.data[0].text == ("5.00", "12.34")
 
 
+# Two objectives
+
+SPEED, FAILURES = "images_per_second", "fr10"
+TWO = [  # NME, second objective, state
+    (0.05, 100.0, "COMPLETE"),
+    (0.06, 300.0, "COMPLETE"),
+    (0.07, 200.0, "COMPLETE"),  # trial 1 is better in both
+    (0.08, 400.0, "COMPLETE"),
+    (0.04, 900.0, "PRUNED"),
+    (0.09, 50.0, "INFEASIBLE"),
+]
+
+
+def write_two_objectives(output: Path, objective: str, found: Sequence[tuple[float, float, str]], **settings) -> Sweep:
+    """A sweep of trials with this NME and second objective after their second epoch, both worse after the first."""
+    key = {SPEED: SPEED, FAILURES: "val/fr10"}[objective]
+    more = []
+    for number, (nme, second, state) in enumerate(found):
+        params = {"optim.lr": 1e-3 * (number + 1), "loss.star_weight": 1.0}
+        more.append(Event(EventKind.TRIAL_STARTED, number, {"params": params, "config": {}}, 2000 + number))
+        for step, factor in ((1, 2.0), (2, 1.0)):
+            told = metrics(nme * factor, nme * factor) | {key: second / 2 if step == 1 else second}
+            more.append(Event(EventKind.REPORT, number, {"step": step, "metrics": told}, 2000 + number))
+        end = {"state": state, "reason": None, "best_nme": nme}
+        more.append(Event(EventKind.TRIAL_ENDED, number, end, 2000 + number))
+    return write_sweep(output, PLANE, [], more=more, objectives=["nme", objective], **settings)
+
+
+@pytest.mark.parametrize(
+    ("objective", "scale", "front", "title"),
+    [(SPEED, 1, [0, 1, 3], "images a second"), (FAILURES, 100, [0], "FR@0.10 %")],
+)
+def test_trials_stand_at_their_two_objectives_and_a_line_joins_the_front(objective, scale, front, title, tmp_path):
+    made = plot_runs.pareto(write_two_objectives(tmp_path, objective, TWO))
+    *points, line = made.data
+    for trace in points:
+        numbers = [n for n, (_, _, state) in enumerate(TWO) if state == trace.name.upper()]
+        assert list(trace.x) == pytest.approx([TWO[n][1] * scale for n in numbers])
+        assert list(trace.y) == pytest.approx([TWO[n][0] * 100 for n in numbers])
+        assert [text.split(":")[0] for text in trace.text] == [f"trial {n}" for n in numbers]
+        assert trace.mode == "markers"
+    assert [trace.name.upper() for trace in points] == ["COMPLETE", "PRUNED", "INFEASIBLE"]
+    assert line.name == "front"
+    assert list(line.x) == pytest.approx([TWO[n][1] * scale for n in front])
+    assert list(line.y) == pytest.approx([TWO[n][0] * 100 for n in front])
+    assert (made.layout.xaxis.title.text, made.layout.yaxis.title.text) == (title, "best val NME %")
+
+
+@pytest.mark.parametrize(
+    ("objective", "others"), [(SPEED, [100.0, 300.0, 400.0]), (FAILURES, [0.4, 0.3, 0.1])], ids=[SPEED, FAILURES]
+)
+def test_the_line_of_the_front_passes_only_what_a_trial_reaches(objective, others, tmp_path):
+    told = [(nme, other, "COMPLETE") for nme, other in zip((0.05, 0.06, 0.08), others, strict=True)]
+    line = plot_runs.pareto(write_two_objectives(tmp_path, objective, told)).data[-1]
+    assert len(line.x) == 3
+    assert line.line.shape == "vh"  # the corners are on the side of the worse
+    assert list(line.y) == sorted(line.y)
+    assert list(line.x) == sorted(line.x, reverse=objective == FAILURES)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("found", "drawn"),
+    [
+        ([], False),
+        ([(0.05, 100.0, "PRUNED"), (0.06, 200.0, "INFEASIBLE")], False),
+        ([(0.05, 100.0, "COMPLETE")], True),
+        ([(0.05, math.nan, "COMPLETE")], False),
+        ([(0.05, math.nan, "COMPLETE"), (0.06, 200.0, "COMPLETE"), (math.inf, 1.0, "DIVERGED")], True),
+        ([(0.05, 100.0, "COMPLETE")] * 5, True),
+    ],
+    ids=["nothing", "none complete", "one", "without a speed", "some without", "all the same"],
+)
+def test_a_front_is_drawn_where_a_complete_trial_has_both(found, drawn, tmp_path):
+    made = plot_runs.pareto(write_two_objectives(tmp_path, SPEED, found))
+    assert (made is not None) is drawn
+    if drawn:
+        assert "NaN" not in made.to_json()
+        assert len(made.data[-1].x) == 1
+
+
 # Several sweeps
 
 

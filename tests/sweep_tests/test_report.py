@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import CALM, TINY, Sweep, rows
-from test_plots import MIXED, PLANE, SHAPES, some, with_head, write_sweep
+from test_plots import MIXED, PLANE, SHAPES, SPEED, TWO, some, with_head, write_sweep, write_two_objectives
 
 from sweep import report, run, session
 from sweep.events import Event, EventKind
@@ -344,6 +344,46 @@ def test_the_nme_is_explained_as_it_was_measured(layout, corners, tmp_path):
     sweep = write_sweep(tmp_path, PLANE, TRIALS, train=TINY | {"data": data, "optim": {"epochs": 4}})
     report.write_report([sweep], tmp_path / "page.html")
     assert ("outer eye corners" in (tmp_path / "page.html").read_text(encoding="utf-8")) is corners
+
+
+# Two objectives
+
+
+def test_two_objectives_have_a_figure_of_their_front_and_a_line_that_names_it(tmp_path):
+    page = page_of(write_two_objectives(tmp_path, SPEED, TWO), tmp_path)
+    assert list(page.sections) == [*SECTIONS[:3], "Pareto front", *SECTIONS[3:]]
+    assert "The line joins the complete trials that no other beats in both." in page.sections["Pareto front"]
+    assert (
+        "Pareto front of NME and images_per_second: trial 0 5.00%, 100.0 images/s; trial 1 6.00%, 300.0 images/s; "
+        "trial 3 8.00%, 400.0 images/s"
+    ) in page.sections["Result"]
+    line = next(t for of in figures(tmp_path / "page.html") for t in of if t.get("name") == "front")
+    assert values(line["x"]) == [100, 300, 400]
+    assert values(line["y"]) == pytest.approx([5, 6, 8])
+
+
+def test_two_objectives_without_a_complete_trial_say_so(tmp_path):
+    page = page_of(write_two_objectives(tmp_path, "fr10", [(0.1, 0.5, "PRUNED")]), tmp_path)
+    assert "There is too little to draw this" in page.sections["Pareto front"]
+    assert "Pareto front of NME and fr10: no complete trial" in page.sections["Result"]
+
+
+def test_one_objective_has_no_front(tmp_path):
+    page = page_of(write_sweep(tmp_path, PLANE, some(6)), tmp_path)
+    assert "Pareto" not in "".join([*page.sections, *page.sections.values()])
+
+
+def test_the_result_says_what_more_epochs_are_expected_to_bring(tmp_path):
+    params = {"optim.lr": 1e-3, "loss.star_weight": 1.0}
+    trials = [(params, [nme] * 4, "COMPLETE") for nme in (0.2, 0.25, 0.1, 0.15)]  # two at a time
+    text = page_of(write_sweep(tmp_path, PLANE, trials), tmp_path).sections["Result"]
+    assert "16 epochs spent; the second half of them lowered the best val NME by 10.00 points" in text
+    assert "about 2.93 points" in text
+    text = page_of(write_sweep(tmp_path, PLANE, trials[:1]), tmp_path).sections["Result"]
+    assert "are expected to bring" not in text
+
+
+# What is known of the winner
 
 
 def finding(about: str, detail: dict) -> Event:
