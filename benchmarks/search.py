@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
 
 from benchmarks.measuring import Table
-from benchmarks.peers import Never, OptunasMedian, RaysHalving, run_peer
-from sweep.config import load_sweep
+from benchmarks.peers import Never, OptunasMedian, RaysHalving, Rule, run_peer
+from sweep.config import SweepConfig, load_sweep
 from sweep.curves import Curves, Task
 from sweep.plot_simulation import draw
 from sweep.simulation import History, simulate
+from trainer.config import available_cores
+
+T = TypeVar("T")
 
 FOLDER = Path(__file__).parent / "curves"
 CURVES, CONFIG = FOLDER / "ytf68_resnet18_32px.json.gz", FOLDER / "grid.yaml"
 REPEATS, SLOTS = 100, 2
 FULL_TRIALS = (4, 8, 16, 32, 64)  # budgets, in whole trainings
-_SEARCH = {"trials": "100000", "repeats.share": "0", "sampler.name": "tpe", "pruner.name": "successive_halving"}
+_SEARCH = {"trials": "null", "repeats.share": "0", "pruner.name": "hyperband"}  # grid.yaml stops no trial
 _KNOWN = "[{loss.star_weight: 1.0, optim.lr: 1.0e-3}]"
-OURS = "starsweep's default: TPE on expected ends, halving with promotion"
+OURS = "starsweep's default: TPE with random draws, hyperband with promotion"
 VARIANTS: dict[str, dict[str, str]] = {
     OURS: {},
     "the same, known recipe first": {"known": _KNOWN},
+    "the same, no random draws": {"sampler.random_share": "0"},
+    "the same, random draws only": {"sampler.name": "random"},
+    "the same, one bracket (successive halving)": {"pruner.name": "successive_halving"},
+    "the same, one bracket and no random draws": {
+        "pruner.name": "successive_halving",
+        "sampler.random_share": "0",
+    },
+    "the same, three brackets": {"pruner.brackets": "3"},
     "the same, first rung at 2 epochs": {"pruner.min_epochs": "2"},
     "the same, reduction 2": {"pruner.reduction": "2"},
     "the same, reduction 4": {"pruner.reduction": "4"},
-    "the same, hyperband": {"pruner.name": "hyperband"},
     "the same, stopping for good": {"pruner.pause": "false"},
-    "the same, random draws": {"sampler.name": "random"},
     "the same, median rule": {"pruner.name": "median"},
-    "the same, a fifth of the budget for repeats": {"repeats.share": "0.2"},
 }
 RANDOM = "random search, no stopping"
+PEERS: dict[str, tuple[type[Rule], Callable[..., optuna.samplers.BaseSampler]]] = {
+    RANDOM: (Never, optuna.samplers.RandomSampler),
+    "TPE, no stopping": (Never, optuna.samplers.TPESampler),
+    "Ray's ASHA with Optuna's TPE, stopped told complete": (RaysHalving, optuna.samplers.TPESampler),
+    "Optuna's defaults: TPE, median pruner": (OptunasMedian, optuna.samplers.TPESampler),
+}
 
 
 @dataclass(frozen=True)
@@ -49,40 +65,52 @@ class Measured:
     epochs: int
 
 
-def measure_all(repeats: int = REPEATS) -> Measured:
-    """Simulates every search, each with the same seeds."""
-    curves = Curves.load(CURVES)
-    base = load_sweep(CONFIG, _SEARCH)
-    task = Task(curves, base.dimensions)
-    budget = FULL_TRIALS[-1] * curves.epochs
-    peer = partial(run_peer, base.dimensions, task, SLOTS, epochs=budget)
-    kinds: dict[str, Callable[[int], History]] = {
-        RANDOM: lambda seed: peer(seed, rule=Never(), sampler=_random),
-        "TPE, no stopping": lambda seed: peer(seed, rule=Never(), sampler=_tpe),
-        "Ray's ASHA with Optuna's TPE, stopped told complete": lambda seed: peer(
-            seed, rule=RaysHalving(), sampler=_tpe
-        ),
-        "Optuna's defaults: TPE, median pruner": lambda seed: peer(seed, rule=OptunasMedian(), sampler=_tpe),
-    }
-    for name, changes in VARIANTS.items():
-        config = load_sweep(CONFIG, {**_SEARCH, **changes, "epochs": str(budget)})
-        kinds[name] = partial(_ours, config, task)
-    return Measured({n: [run(seed) for seed in range(repeats)] for n, run in kinds.items()}, task.best, curves.epochs)
+@functools.cache
+def curves() -> Curves:
+    """The recorded curves."""
+    return Curves.load(CURVES)
 
 
-def _ours(config: Any, task: Task, seed: int) -> History:
+@functools.cache
+def configured(epochs: int, changes: tuple[tuple[str, str], ...]) -> tuple[SweepConfig, Task]:
+    """A sweep of so many epochs with some settings changed, and what it trains on."""
+    config = load_sweep(CONFIG, {**_SEARCH, **dict(changes), "epochs": str(epochs)})
+    return config, Task(curves(), config.dimensions)
+
+
+def search(epochs: int, changes: Mapping[str, str], seed: int) -> History:
+    """One simulated sweep of ours."""
+    config, task = configured(epochs, tuple(changes.items()))
     return simulate(config, task, SLOTS, seed)
 
 
-def _random(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
+def in_parallel(tasks: Iterable[tuple[Any, ...]], function: Callable[..., T]) -> list[T]:
+    """The function of each of these arguments, in as many processes as there are cores."""
+    with ProcessPoolExecutor(available_cores()) as pool:
+        return list(pool.map(function, *zip(*tasks, strict=True), chunksize=4))
 
 
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed)
+def _one(name: str, epochs: int, seed: int) -> History:
+    if name in VARIANTS:
+        found = search(epochs, VARIANTS[name], seed)
+    else:
+        config, task = configured(epochs, ())
+        rule, sampler = PEERS[name]
+        found = run_peer(config.dimensions, task, SLOTS, seed, epochs, rule(), lambda seed: sampler(seed=seed))
+    found.records.clear()  # not looked at, and much to send
+    return found
 
 
-def reached_after(histories: list[History], target: float) -> int | None:
+def measure_all(repeats: int = REPEATS) -> Measured:
+    """Simulates every search, each with the same seeds."""
+    budget = FULL_TRIALS[-1] * curves().epochs
+    names = [*PEERS, *VARIANTS]
+    found = iter(in_parallel([(n, budget, seed) for n in names for seed in range(repeats)], _one))
+    histories = {name: list(itertools.islice(found, repeats)) for name in names}
+    return Measured(histories, configured(budget, ())[1].best, curves().epochs)
+
+
+def reached_after(histories: Sequence[History], target: float) -> int | None:
     """Epochs from which on the median of the true NME is at most the target for good; None where it never is."""
     grid = np.arange(1, max(h.epochs[-1] for h in histories) + 1)
     medians = np.median([h.at_epochs(grid) for h in histories], axis=0)

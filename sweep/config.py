@@ -35,7 +35,7 @@ class SamplerConfig(Section):
 
 class PrunerConfig(Section):
     name: Literal["successive_halving", "hyperband", "median", "none"] = Field(
-        "successive_halving", description="who stops trials early"
+        "hyperband", description="who pauses or stops trials early"
     )
     pause: bool = Field(
         True, description="halving, hyperband: pause trials, to go on when they prove to be good; false: stop for good"
@@ -43,7 +43,9 @@ class PrunerConfig(Section):
     paused: int = Field(20, ge=1, description="paused trials whose whole state is kept on disk, the best [trials]")
     min_epochs: int = Field(1, ge=1, description="first epoch at which a trial may be stopped [epochs]")
     reduction: int = Field(3, ge=2, description="halving, hyperband: 1 in so many goes on, to a rung so much later")
-    brackets: int = Field(2, ge=1, le=8, description="hyperband: number of brackets, of rising first rung [brackets]")
+    brackets: int = Field(
+        2, ge=1, le=8, description="hyperband: brackets, each with a later first rung and half the trials [brackets]"
+    )
     startup_trials: int = Field(4, ge=1, description="median: others needed at an epoch before it stops any [trials]")
 
     @property
