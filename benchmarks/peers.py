@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import bisect
-import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import optuna
 
 from sweep.curves import Task
+from sweep.records import State, TrialRecord
 from sweep.sampling import distribution
-from sweep.simulation import History, best_so_far
+from sweep.simulation import Clock, History, play
 from sweep.space import Dimension
 
 
@@ -64,6 +65,55 @@ class OptunasMedian:
         return trial.should_prune()
 
 
+class Peer:
+    """Optuna asked directly, whose trials a rule stops; takes the ledger's place in a simulation.
+
+    Args:
+        dimensions: the search space.
+        epochs: of a whole training.
+        rule: who stops trials.
+        sampler: who suggests them.
+    """
+
+    def __init__(
+        self, dimensions: tuple[Dimension, ...], epochs: int, rule: Rule, sampler: optuna.samplers.BaseSampler
+    ) -> None:
+        self._study = optuna.create_study(sampler=sampler)
+        self._distributions = {d.key: distribution(d) for d in dimensions}
+        self._epochs, self._rule = epochs, rule
+        self._trials: dict[int, optuna.Trial] = {}
+        self._records: dict[int, TrialRecord] = {}
+
+    def next_trial(self) -> TrialRecord:
+        """A new one, always."""
+        trial = self._study.ask(self._distributions)
+        self._trials[trial.number] = trial
+        self._records[trial.number] = TrialRecord(trial.number, dict(trial.params))
+        return self._records[trial.number]
+
+    def record(self, number: int) -> TrialRecord:
+        """What is known of one trial."""
+        return self._records[number]
+
+    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
+        """Tells Optuna an epoch; whether the trial goes on."""
+        trial, record, nme = self._trials[number], self._records[number], metrics["best_nme"]
+        trial.report(nme, epoch)
+        self._records[number] = replace(record, curve={**record.curve, epoch: nme})
+        if epoch == self._epochs or not self._rule.stops(trial, epoch, nme):
+            return True
+        value = nme if self._rule.told is optuna.trial.TrialState.COMPLETE else None
+        self._study.tell(trial, value, state=self._rule.told)
+        return False
+
+    def end(self, number: int, state: State, reason: str | None = None) -> None:
+        """Tells Optuna that a trial is complete, or has failed."""
+        if state is State.COMPLETE:
+            self._study.tell(self._trials[number], self._records[number].best_nme)
+        else:
+            self._study.tell(self._trials[number], state=optuna.trial.TrialState.FAIL)
+
+
 def run_peer(
     dimensions: tuple[Dimension, ...],
     task: Task,
@@ -74,46 +124,9 @@ def run_peer(
     sampler: Callable[[int], optuna.samplers.BaseSampler],
 ) -> History:
     """One search by another tool, until so many epochs are spent; it would choose what has the lowest NME."""
-    study = optuna.create_study(sampler=sampler(seed))
-    distributions = {d.key: distribution(d) for d in dimensions}
-    history, lowest = History(), math.inf
-    queue: list[tuple[float, int, int]] = []
-    live: dict[int, tuple[optuna.Trial, np.ndarray]] = {}
-    order, now, chosen = 0, 0.0, math.nan
+    peer = Peer(dimensions, task.epochs, rule, sampler(seed))
+    return play(peer, task, slots, seed, _lowest, Clock(), epochs=epochs)
 
-    def start() -> None:
-        nonlocal order
-        trial = study.ask(distributions)
-        live[trial.number] = trial, best_so_far(task, dict(trial.params), seed, trial.number)
-        heapq.heappush(queue, (now + task.seconds(1) / 3600, order, trial.number))
-        order += 1
 
-    for _ in range(slots):
-        start()
-    done: dict[int, int] = defaultdict(int)
-    while len(history.epochs) < epochs:
-        now, _, number = heapq.heappop(queue)
-        trial, curve = live[number]
-        done[number] += 1
-        if done[number] > len(curve):
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            start()
-            continue
-        nme = float(curve[done[number] - 1])
-        trial.report(nme, done[number])
-        if nme < lowest:
-            lowest, chosen = nme, task.true_nme(dict(trial.params))
-        history.epochs.append(len(history.epochs) + 1)
-        history.hours.append(now)
-        history.found.append(lowest)
-        history.true.append(chosen)
-        if done[number] == task.epochs:
-            study.tell(trial, nme)
-            start()
-        elif rule.stops(trial, done[number], nme):
-            study.tell(trial, nme if rule.told is optuna.trial.TrialState.COMPLETE else None, state=rule.told)
-            start()
-        else:
-            heapq.heappush(queue, (now + task.seconds(done[number] + 1) / 3600, order, number))
-            order += 1
-    return history
+def _lowest(before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
+    return reported if before is None else min(before, reported, key=lambda r: r.best_nme or math.inf)

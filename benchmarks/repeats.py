@@ -28,8 +28,8 @@ def measure(repeats: int = REPEATS) -> Table:
         ["epochs", *(f"{rule}: median, mean" for rule in SHARES), "gain, mean", "better : worse"],
         rows,
         f"Simulated on {CURVES.name}, {SLOTS} slots, {repeats} repeats with other seeds, sweeps of the default with "
-        "just that budget; the repeats are paid from it. NME regret of the winner in points, as in the table above; gain "
-        "with its standard error, sweep by sweep.",
+        "just that budget; the repeats are paid from it. NME regret of the winner in points, as in the table above; "
+        "gain with its standard error, sweep by sweep.",
     )
 
 

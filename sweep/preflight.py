@@ -6,10 +6,10 @@ import math
 
 from sweep.config import SweepConfig
 from sweep.console import format_seconds
+from sweep.folder import make_projector
 from sweep.packing import Packing, measure_packing, neighbours
 from sweep.resources import check_local
 from sweep.secrets import redact
-from sweep.session import make_projector
 from sweep.tracking import TrackingUnavailable, resolve_uri
 from trainer.crops import load_split
 from trainer.speed import Speed
@@ -89,12 +89,13 @@ def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list
     ]
     longest += [hours and hours * 3600 for hours in (config.hours, config.device_hours)]
     kept = min(config.keep, config.trials or config.keep)
-    paused = config.pruner.paused if config.pruner.pauses else 0
+    paused = min(config.pruner.paused, config.trials or config.pruner.paused) if config.pruner.pauses else 0
     disk = (slots + paused) * speed.state_bytes + (kept + slots + paused) * speed.state_bytes // 3
     lines = [
         f"  a trial    {format_seconds(trial)} for {epochs} epochs",
         f"  the sweep  at most {format_seconds(min(filter(None, longest)))} (no trial stopped early), "
-        f"{_gigabytes(disk)} of disk (the weights of {kept} trials are kept)",
+        f"{_gigabytes(disk)} of disk (the weights of {kept} trials are kept"
+        + (f", and the state of up to {paused} that are paused)" if paused else ")"),
     ]
     if config.timeout_minutes and epoch > config.timeout_minutes * 30:
         lines.append(

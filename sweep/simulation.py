@@ -6,10 +6,14 @@ by memory. Slots have no start-up time.
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +49,13 @@ class History:
     true: list[float] = field(default_factory=list)
     records: list[TrialRecord] = field(default_factory=list)
 
+    def note(self, hours: float, nme: float, true: float) -> None:
+        """Adds a report and the true NME of what is chosen after it."""
+        self.epochs.append(len(self.epochs) + 1)
+        self.hours.append(hours)
+        self.found.append(min([nme, *self.found[-1:]]))
+        self.true.append(true)
+
     def at_epochs(self, grid: NDArray[np.int64]) -> NDArray[np.float64]:
         """`true` after so many epochs; infinite before the first report."""
         return _last_before(self.epochs, self.true, grid)
@@ -70,6 +81,35 @@ class _Memory:
         return iter(())
 
 
+class Searcher(Protocol):
+    """Who decides in a simulation: a `sweep.ledger.Ledger`, or another tool that is compared with it."""
+
+    def next_trial(self) -> Numbered | None: ...
+
+    def record(self, number: int) -> TrialRecord: ...
+
+    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool: ...
+
+    def end(self, number: int, state: State, reason: str | None = None) -> None: ...
+
+
+class Numbered(Protocol):
+    """A trial to run, by its number."""
+
+    @property
+    def number(self) -> int: ...
+
+
+@dataclass
+class Clock:
+    """Simulated time."""
+
+    hours: float = 0.0
+
+
+Choose = Callable[[TrialRecord | None, TrialRecord], TrialRecord]  # chosen before, just reported -> chosen now
+
+
 def simulate(config: SweepConfig, task: Task, slots: int, seed: int) -> History:
     """Runs a sweep to its end.
 
@@ -81,50 +121,57 @@ def simulate(config: SweepConfig, task: Task, slots: int, seed: int) -> History:
     """
     config = config.model_copy(update={"seed": seed})
     vars(config).pop("trials_known", None)  # was remembered for the other seed
-    now = 0.0
-    ledger = Ledger(config, Study.in_memory(config), _Memory(), lambda: now * 3600)
+    clock = Clock()
+    ledger = Ledger(config, Study.in_memory(config), _Memory(), lambda: clock.hours * 3600)
+    history = play(ledger, task, slots, seed, partial(_choice, ledger), clock, hours=config.hours or math.inf)
+    history.records = ledger.records
+    return history
+
+
+def play(
+    searcher: Searcher,
+    task: Task,
+    slots: int,
+    seed: int,
+    choose: Choose,
+    clock: Clock,
+    *,
+    hours: float = math.inf,
+    epochs: float = math.inf,
+) -> History:
+    """Trains what a searcher asks for, event by event, until it has no more to do or hours or epochs are spent."""
     history, queue, curves = History(), list[tuple[float, int, int]](), dict[int, NDArray[np.float64]]()
-    deadline = config.hours or math.inf
-    spent, order, idle = 0, 0, slots
-    choice: TrialRecord | None = None
-    truth: dict[int, float] = {}
-    while True:
-        while idle and now < deadline and (assignment := ledger.next_trial()) is not None:
-            number = assignment.number
-            record = ledger.record(number)
-            if number not in curves:
-                curves[number] = best_so_far(task, record.params, seed, number)
+    true_nme = functools.cache(lambda number: task.true_nme(searcher.record(number).params))
+    order, idle, chosen = itertools.count(), slots, None
+
+    def train(number: int) -> None:
+        end = clock.hours + task.seconds(searcher.record(number).epochs + 1) / 3600
+        heapq.heappush(queue, (end, next(order), number))
+
+    while len(history.epochs) < epochs:
+        while idle and clock.hours < hours and (trial := searcher.next_trial()) is not None:
+            if trial.number not in curves:
+                curves[trial.number] = best_so_far(task, searcher.record(trial.number).params, seed, trial.number)
+            train(trial.number)
             idle -= 1
-            heapq.heappush(queue, (now + task.seconds(record.epochs + 1) / 3600, order, number))
-            order += 1
-        if not queue:
+        if not queue or queue[0][0] > hours:
             break
-        now, _, number = heapq.heappop(queue)
-        if now > deadline:
-            break
-        curve, epoch = curves[number], ledger.record(number).epochs + 1
-        if epoch > len(curve):  # the recorded training diverged here
-            ledger.end(number, State.DIVERGED, "diverged")
+        clock.hours, _, number = heapq.heappop(queue)
+        epoch = searcher.record(number).epochs + 1
+        if epoch > len(curves[number]):
+            searcher.end(number, State.DIVERGED, "diverged")  # as the recorded training did
             idle += 1
             continue
-        nme, seconds = float(curve[epoch - 1]), task.seconds(epoch)
-        goes_on = ledger.report(number, epoch, {"best_nme": nme, "epoch_seconds": seconds})
-        spent += 1
+        nme = float(curves[number][epoch - 1])
+        goes_on = searcher.report(number, epoch, {"best_nme": nme, "epoch_seconds": task.seconds(epoch)})
         if epoch == task.epochs:
-            ledger.end(number, State.COMPLETE)
+            searcher.end(number, State.COMPLETE)
         if goes_on and epoch < task.epochs:
-            heapq.heappush(queue, (now + task.seconds(epoch + 1) / 3600, order, number))
-            order += 1
+            train(number)
         else:
             idle += 1
-        choice = _choice(ledger, choice, number)
-        if choice.number not in truth:
-            truth[choice.number] = task.true_nme(choice.params)
-        history.epochs.append(spent)
-        history.hours.append(now)
-        history.found.append(min(nme, history.found[-1]) if history.found else nme)
-        history.true.append(truth[choice.number])
-    history.records = ledger.records
+        chosen = choose(chosen, searcher.record(number))
+        history.note(clock.hours, nme, true_nme(chosen.number))
     return history
 
 
@@ -133,14 +180,13 @@ def best_so_far(task: Task, params: Params, seed: int, number: int) -> NDArray[n
     return np.minimum.accumulate(task.curve(params, derived_seed(seed, number, _NOISE)))
 
 
-def _choice(ledger: Ledger, before: TrialRecord | None, number: int) -> TrialRecord:
+def _choice(ledger: Ledger, before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
     """What the sweep would choose now: its winner, or the best trial where none is complete."""
-    record = ledger.record(number)
-    if record.state is State.COMPLETE:
-        return best(ledger.records) or record
+    if reported.state is State.COMPLETE:
+        return best(ledger.records) or reported
     if before is None:
-        return record
+        return reported
     before = ledger.record(before.number)
     if before.state is State.COMPLETE:
         return before
-    return min(before, record, key=standing)
+    return min(before, reported, key=standing)

@@ -20,7 +20,7 @@ def make_config(**changes) -> SweepConfig:
     tree = {
         "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},
         "sampler": {"name": "random"},
-        "pruner": {"min_epochs": 1, "reduction": 3},
+        "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 3},
         "train": {"optim": {"epochs": EPOCHS}},
     }
     return SweepConfig(**{**tree, **changes})
@@ -242,10 +242,9 @@ def test_without_pauses_every_trial_goes_on(pruner):
 
 def test_brackets_of_hyperband_are_no_rivals():
     config = make_config(pruner={"name": "hyperband", "min_epochs": 1, "reduction": 3, "brackets": 2})
-    records = [trial(n, 0.1 if n % 2 else 0.2 + n / 100, 3) for n in range(6)]
-    assert goes_on(config, records, 0)
-    assert not goes_on(config, records, 2)
-    assert goes_on(config, records, 1)
+    records = [trial(n, 0.1 if n % 3 == 1 else 0.2 + n / 100, 3) for n in range(9)]
+    assert [goes_on(config, records, n) for n in (0, 2, 3, 5)] == [True, True, False, False]
+    assert [goes_on(config, records, n) for n in (1, 4, 7)] == [True, False, False]
     assert goes_on(config, [trial(0), trial(1)], 1)  # the first rung of bracket 1 is epoch 3
 
 
