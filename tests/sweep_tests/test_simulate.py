@@ -155,6 +155,10 @@ def test_five_hundred_slots_are_simulated_too(ask):
     assert seconds(spent) <= 2 * EPOCHS
 
 
+def test_every_repeat_has_a_seed_of_its_own(ask):
+    assert any(low < high for _, _, (_, low, high, _) in rows(ask()[1]))
+
+
 def test_one_repeat_is_its_own_quartiles(ask):
     for _, _, (middle, low, high, _) in rows(ask(repeats=1)[1]):
         assert low == middle == high
