@@ -28,7 +28,7 @@ SETTINGS = {
     "epochs": 60,
     "slots": 2,
     "sampler": {"name": "random"},
-    "pruner": {"min_epochs": 1, "reduction": 3},
+    "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 3},
 }
 
 
@@ -175,7 +175,7 @@ def test_a_budget_of_trials_or_of_hours_ends_the_sweeps(ask):
 
 def test_without_a_sweep_the_demo_is_simulated(here, capsys):
     assert simulate.main(["--curves", "curves.json.gz", "--repeats", "1", "--trials", "6"]) == 0
-    assert "1 simulated sweeps of tpe and successive_halving" in capsys.readouterr().out
+    assert "1 simulated sweeps of tpe and hyperband" in capsys.readouterr().out
 
 
 def test_trials_have_as_many_epochs_as_the_recorded_trainings(ask, here):
