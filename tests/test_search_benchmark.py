@@ -274,7 +274,7 @@ def test_a_median_that_rises_again_at_the_end_has_not_reached_it():
 
 
 def test_the_recorded_task_is_the_one_that_is_described():
-    curves, config = Curves.load(CURVES), load_sweep(CONFIG, _SEARCH)
+    curves, config = Curves.load(CURVES), load_sweep(CONFIG, {**_SEARCH, "epochs": "120"})
     cells = {tuple(curve.params.values()) for curve in curves.curves}
     assert (len(curves.curves), len(cells), curves.epochs) == (216, 144, config.train.optim.epochs)
     assert {curve.seed for curve in curves.curves} == {0, 1, 2}

@@ -106,7 +106,7 @@ def test_a_table_of_four_trials_over_four_epochs():
 )
 def test_hyperband_gives_each_bracket_a_first_rung_of_its_own(number, rungs):
     config = PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=3)
-    better, worse = flat({98: 0.1, 99: 0.2, 101: 0.3}, 8), flat({number: 0.9}, 8)
+    better, worse = flat({98: 0.1, 99: 0.1, 101: 0.1}, 8), flat({number: 0.9}, 8)  # one a bracket
     first = rungs[0]
     for epoch in range(1, 9):
         assert should_prune(config, number, epoch, better | worse) is (epoch >= first)
@@ -238,7 +238,8 @@ def test_trials_pause_at_the_rungs_before_their_last_epoch(min_epochs, reduction
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(0, [1, 3, 9]), (1, [3, 9]), (3, [9]), (7, []), (4, [1, 3, 9]), (11, [9]), (22, [])]
+    ("number", "expected"),
+    [(0, [1, 3, 9]), (1, [3, 9]), (2, [1, 3, 9]), (3, [9]), (5, [3, 9]), (7, []), (11, [9]), (15, [1, 3, 9]), (22, [])],
 )
 def test_trials_of_a_later_bracket_pause_later_or_never(number, expected):
     assert rungs(pausing("hyperband", brackets=4), number, 27) == expected
@@ -294,13 +295,15 @@ def test_each_bracket_promotes_its_own():
     assert promotable(pausing(reduction=2), values) == {3, 1, 5}  # seven in one bracket
 
 
-TURNS = {1: [0], 2: [0, 1, 0], 3: [0, 1, 0, 2, 0, 1, 0], 4: [0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0]}
+BRACKETS = {1: "0", 2: "010", 3: "0102010", 4: "010201030102010"}  # of the trials in turn, again and again
 
 
-@pytest.mark.parametrize("brackets", TURNS)
-def test_each_bracket_has_half_the_trials_of_the_one_before(brackets):
-    firsts = [rungs(pausing("hyperband", brackets=brackets), number, 1000)[0] for number in range(200)]
-    assert firsts == [3 ** TURNS[brackets][number % len(TURNS[brackets])] for number in range(200)]
+@pytest.mark.parametrize("brackets", BRACKETS)
+def test_each_bracket_has_half_as_many_trials_as_the_one_before(brackets):
+    config, turn = pausing("hyperband", reduction=2, brackets=brackets), BRACKETS[brackets]
+    firsts = [rungs(config, number, 100)[0] for number in range(3 * len(turn))]
+    assert firsts == [2 ** int(bracket) for bracket in 3 * turn]
+    assert [firsts.count(2**i) for i in range(brackets)] == [3 * 2 ** (brackets - 1 - i) for i in range(brackets)]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -313,9 +316,9 @@ def test_promoted_are_the_first_of_their_bracket_whatever_the_order(seed):
     promoted = promotable(config, values)
     shuffled = draw.sample(list(values.items()), len(values))
     assert promotable(config, dict(shuffled)) == promoted
-    brackets = config.brackets if config.name == "hyperband" else 1
-    for bracket in range(brackets):
-        rivals = {n for n in values if TURNS[brackets][n % len(TURNS[brackets])] == bracket}
+    turn = BRACKETS[config.brackets if config.name == "hyperband" else 1]
+    for bracket in sorted(set(turn)):
+        rivals = {n for n in values if turn[n % len(turn)] == bracket}
         chosen = promoted & rivals
         assert len(chosen) == len(rivals) // config.reduction
         best = sorted((values[n], n) for n in chosen)

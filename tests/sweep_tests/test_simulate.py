@@ -28,7 +28,7 @@ SETTINGS = {
     "epochs": 60,
     "slots": 2,
     "sampler": {"name": "random"},
-    "pruner": {"min_epochs": 1, "reduction": 3},
+    "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 3},
 }
 
 
@@ -155,6 +155,10 @@ def test_five_hundred_slots_are_simulated_too(ask):
     assert seconds(spent) <= 2 * EPOCHS
 
 
+def test_every_repeat_has_a_seed_of_its_own(ask):
+    assert any(low < high for _, _, (_, low, high, _) in rows(ask()[1]))
+
+
 def test_one_repeat_is_its_own_quartiles(ask):
     for _, _, (middle, low, high, _) in rows(ask(repeats=1)[1]):
         assert low == middle == high
@@ -171,7 +175,7 @@ def test_a_budget_of_trials_or_of_hours_ends_the_sweeps(ask):
 
 def test_without_a_sweep_the_demo_is_simulated(here, capsys):
     assert simulate.main(["--curves", "curves.json.gz", "--repeats", "1", "--trials", "6"]) == 0
-    assert "1 simulated sweeps of tpe and successive_halving" in capsys.readouterr().out
+    assert "1 simulated sweeps of tpe and hyperband" in capsys.readouterr().out
 
 
 def test_trials_have_as_many_epochs_as_the_recorded_trainings(ask, here):
