@@ -81,16 +81,18 @@ def next_step(
         full: whether all configurations of a finite space have been tried.
     """
     room = _Room(config, records, live, hours)
-    paused = _paused(config, records)
+    paused = [r for r in records if r.state is State.PAUSED]
     if room.searching:
         best_at = {rung: _best_at(config, records, rung) for rung in {r.epochs for r in paused}}
-        for record in paused:
-            if record.number in best_at[record.epochs] and room.fits(record):
+        for record in _in_order(config, records, [r for r in paused if r.number in best_at[r.epochs]]):
+            if room.fits(record):
                 return Step("resume", record.number)
         if not full and room.takes_new():
             return Step("new")
-    if not live and not room.complete and paused and room.fits(paused[0]) and room.below(1.0):
-        return Step("resume", paused[0].number)  # or there would be no winner
+    if not live and not room.complete and paused and room.below(1.0):
+        first = _in_order(config, records, paused)[0]
+        if room.fits(first):
+            return Step("resume", first.number)  # or there would be no winner
     if config.repeats.share and room.takes_repeat() and len(config.objectives) == 1:
         chosen = next_repeat(config.repeats, records, config.train.run.seed)
         return chosen and Step("repeat", *chosen)
@@ -99,13 +101,14 @@ def next_step(
 
 def worst_paused(config: SweepConfig, records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The trial to give up, where more are paused than shall be kept; None where there is room."""
-    paused = _paused(config, records)
-    return paused[-1] if len(paused) > config.pruner.paused else None
-
-
-def _paused(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Paused trials: those that have come further first, of equals the best."""
     paused = [r for r in records if r.state is State.PAUSED]
+    return _in_order(config, records, paused)[-1] if len(paused) > config.pruner.paused else None
+
+
+def _in_order(
+    config: SweepConfig, records: Sequence[TrialRecord], paused: Collection[TrialRecord]
+) -> list[TrialRecord]:
+    """Those that have come further first, of equals the best."""
     table: Mapping[int, Mapping[int, float]] = {e: standings(config, records, e) for e in {r.epochs for r in paused}}
     return sorted(paused, key=lambda r: (-r.epochs, table[r.epochs][r.number], r.number))
 

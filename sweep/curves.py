@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from sweep.loaded import Sweep
 from sweep.records import State
-from sweep.space import Dimension, Params
+from sweep.space import Dimension, Params, Value
 from sweep.surface import place
 from trainer.settings import ConfigError
 
 _FORMAT = 1
+_ABSENT: list[Any] = []  # in a file, a parameter that a configuration does not have
 _DRAWS = 64  # of the noise, over which a true NME is the mean
+_CLOSE = 1e-9  # to an end of the space, in its coordinates
 _NEIGHBOURS = 4  # repeated configurations whose noise a point may get
 
 
@@ -62,12 +64,9 @@ class Curves:
             tree = json.loads(gzip.decompress(path.read_bytes()))
             if tree["format"] != _FORMAT:
                 raise ConfigError(f"{path}: has format {tree['format']!r}, this version reads {_FORMAT}")
-            keys = tree["params"]
-            curves = tuple(
-                Curve(dict(zip(keys, values, strict=True)), seed, tuple(nme), tuple(seconds))
-                for values, seed, nme, seconds in tree["curves"]
-            )
-            found = cls(int(tree["epochs"]), curves, tree["made"])
+            epochs, keys = int(tree["epochs"]), tree["params"]
+            curves = tuple(_read(keys, epochs, *row) for row in tree["curves"])
+            found = cls(epochs, curves, tree["made"])
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -95,13 +94,26 @@ class Curves:
 
     def save(self, path: Path) -> None:
         """Writes one compact file: NME with six digits after the point, seconds with three."""
-        keys = list(self.curves[0].params)
+        keys = list(dict.fromkeys(key for c in self.curves for key in c.params))
         curves = [
-            [[c.params[k] for k in keys], c.seed, [round(v, 6) for v in c.nme], [round(v, 3) for v in c.seconds]]
+            [
+                [c.params.get(key, _ABSENT) for key in keys],
+                c.seed,
+                [round(v, 6) for v in c.nme],
+                [round(v, 3) for v in c.seconds],
+            ]
             for c in self.curves
         ]
         tree = {"format": _FORMAT, "made": self.made, "epochs": self.epochs, "params": keys, "curves": curves}
         path.write_bytes(gzip.compress(json.dumps(tree).encode(), mtime=0))
+
+
+def _read(keys: list[str], epochs: int, values: list[Any], seed: int, nme: list[float], seconds: list[float]) -> Curve:
+    """One curve as `save` wrote it; ValueError where it is none."""
+    if not len(nme) == len(seconds) <= epochs or not all(0 < value < math.inf for value in nme):
+        raise ValueError(f"a curve of {len(nme)} NMEs and {len(seconds)} times holds what is no NME, or too much")
+    params = {key: value for key, value in zip(keys, values, strict=True) if value != _ABSENT}
+    return Curve(params, seed, tuple(nme), tuple(seconds))
 
 
 _KEPT_TAGS = ("version.", "git.", "machine", "threads", "data.hash")
@@ -134,12 +146,12 @@ class Task:
         dimensions: the search space; all of it must be recorded.
 
     Raises:
-        ConfigError: a parameter was not recorded.
+        ConfigError: a parameter was not recorded, or with values that the space cannot have.
     """
 
     def __init__(self, curves: Curves, dimensions: Sequence[Dimension]) -> None:
-        if missing := [d.key for d in dimensions if d.key not in curves.curves[0].params]:
-            raise ConfigError(f"space.{missing[0]}: the recorded curves have no such parameter")
+        for d in dimensions:
+            _check_recorded(d, [c.params[d.key] for c in curves.curves if d.key in c.params])
         self.epochs, self._dimensions = curves.epochs, dimensions
         groups: dict[str, list[Curve]] = defaultdict(list)
         for curve in curves.curves:
@@ -175,8 +187,10 @@ class Task:
 
     @cached_property
     def best(self) -> float:
-        """The lowest true NME of any recorded configuration."""
-        return min(map(self._true, np.linalg.norm(self._points[:, None] - self._points[None], axis=2)))
+        """The lowest true NME of any recorded configuration in the space; of all where none lies in it."""
+        inside = self._points[((self._points > -_CLOSE) & (self._points < 1 + _CLOSE)).all(1)]
+        points = inside if len(inside) else self._points
+        return min(map(self._true, np.linalg.norm(points[:, None] - self._points[None], axis=2)))
 
     def _true(self, distance: NDArray[np.float64]) -> float:
         if self._dies[int(distance.argmin())] < self.epochs:
@@ -196,6 +210,17 @@ class Task:
         """Residuals of log NME, (runs, E), of the nearest repeated configurations; none where nothing was repeated."""
         near = sorted(self._noise, key=lambda i: (float(distance[i]), i))[:_NEIGHBOURS]
         return np.concatenate([self._noise[i] for i in near]) if near else np.zeros((1, self.epochs))
+
+
+def _check_recorded(d: Dimension, values: Sequence[Value]) -> None:
+    if not values:
+        raise ConfigError(f"space.{d.key}: the recorded curves have no such parameter")
+    if d.kind == "choice":
+        return
+    for value in values:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or ("log" in d.kind and not float(value) > 0):  # type: ignore[arg-type]
+            raise ConfigError(f"space.{d.key}: was recorded with {value!r}, which is no value of a {d.kind} range")
 
 
 def _residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ def next_doubling(reported: Sequence[float]) -> float | None:
     if len(reported) < 8:
         return None
     now, before = min(reported), min(reported[: len(reported) // 2])
-    return now - math.exp(math.log(now) - _PERSISTENCE * math.log(before / now))
+    return max(0.0, now - math.exp(math.log(now) - _PERSISTENCE * math.log(before / now)))
 
 
 def doubling_text(reported: Sequence[float]) -> str:

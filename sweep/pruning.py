@@ -10,9 +10,10 @@ forget to stop a trial. These decide the same for the same curves, however often
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from sweep.config import PrunerConfig
@@ -38,15 +39,18 @@ def should_prune(config: PrunerConfig, number: int, epoch: int, curves: Mapping[
     return rung is not None and not _in_top(number, rung, curves, config.reduction)
 
 
-def rungs(config: PrunerConfig, number: int, epochs: int) -> list[int]:
+def rungs(config: PrunerConfig, number: int, epochs: int) -> Sequence[int]:
     """The epochs at which a trial may be paused, rising, all before the last epoch."""
-    if not config.pauses:
-        return []
-    found, rung = [], first_rung(config, number)
+    return _rungs(first_rung(config, number), config.reduction, epochs) if config.pauses else ()
+
+
+@functools.cache
+def _rungs(first: int, reduction: int, epochs: int) -> tuple[int, ...]:
+    found, rung = [], first
     while rung < epochs:
         found.append(rung)
-        rung *= config.reduction
-    return found
+        rung *= reduction
+    return tuple(found)
 
 
 def first_rung(config: PrunerConfig, number: int) -> int:

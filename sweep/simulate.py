@@ -6,6 +6,7 @@ Trains nothing: study, sampler, pruner and budget are those of the sweep, the le
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -52,17 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     if arguments.repeats < 1:
         raise ConfigError(f"--repeats {arguments.repeats}: must be at least 1")
-    if not arguments.out.parent.is_dir():
-        raise ConfigError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
-    curves = read_curves(arguments.curves)
+    _check_target("--out", arguments.out, ".png")
+    if arguments.save_curves:
+        _check_target("--save-curves", arguments.save_curves, ".json.gz")
+    output = Path(load_sweep(arguments.sweep, overrides).output)
+    curves = read_curves(arguments.curves, output)
     if arguments.save_curves:
         curves.save(arguments.save_curves)
     config = warmed(load_sweep(arguments.sweep, overrides | {"train.optim.epochs": str(curves.epochs)}))
     task, slots, began = Task(curves, config.dimensions), config.slots or 1, time.monotonic()
-    histories = [simulate(config, task, slots, seed) for seed in range(arguments.repeats)]
+    histories = [simulate(config, task, slots, config.seed + i) for i in range(arguments.repeats)]
+    if not all(h.epochs and math.isfinite(h.true[-1]) for h in histories):
+        raise ConfigError("the budget ends before any trial has an NME, or all that are tried diverge")
     print(
-        f"{arguments.repeats} simulated sweeps of {config.sampler.name} and {config.pruner.name}, {slots} slots, "
-        f"on {len(curves.curves)} recorded trainings of {curves.epochs} epochs ({time.monotonic() - began:.1f} s)"
+        f"{arguments.repeats} simulated sweeps of {config.sampler.name} and {config.pruner.name}, "
+        f"{slots} slot{'s' * (slots > 1)}, on {len(curves.curves)} recorded trainings of {curves.epochs} epochs "
+        f"({time.monotonic() - began:.1f} s)"
     )
     print(table(histories, task.best))
     from sweep.plot_simulation import draw
@@ -72,15 +78,22 @@ def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-def read_curves(names: Sequence[str]) -> Curves:
-    """One file of recorded curves, or sweeps by name in outputs or by folder.
+def _check_target(option: str, path: Path, ending: str) -> None:
+    if path.is_dir() or not path.name.endswith(ending):
+        raise ConfigError(f"{option} {path}: must be a file that ends in {ending}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
+
+
+def read_curves(names: Sequence[str], output: Path) -> Curves:
+    """One file of recorded curves, or sweeps by name in the output folder or by folder.
 
     Raises:
         ConfigError: there is no such file or sweep, or it cannot be read.
     """
     if len(names) == 1 and Path(names[0]).is_file():
         return Curves.load(Path(names[0]))
-    return Curves.of_sweeps([load(find_sweep(name, Path("outputs"))) for name in names])
+    return Curves.of_sweeps([load(find_sweep(name, output)) for name in names])
 
 
 def table(histories: Sequence[History], best: float) -> str:

@@ -69,3 +69,8 @@ def test_the_forecast_in_words():
         "10 epochs spent; the second half of them lowered the best val NME by 0.00 points, as many again are expected "
         "to bring about 0.00 points"
     )
+
+
+def test_a_plateau_is_forecast_without_a_sign():
+    wrong = [value for value in range(100, 3000) if "-0.00" in doubling_text([value / 10_000] * 8)]
+    assert wrong == []

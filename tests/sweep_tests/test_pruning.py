@@ -234,7 +234,7 @@ def pausing(name="successive_halving", **changes) -> PrunerConfig:
 )
 def test_trials_pause_at_the_rungs_before_their_last_epoch(min_epochs, reduction, epochs, expected):
     config = pausing(min_epochs=min_epochs, reduction=reduction)
-    assert [rungs(config, number, epochs) for number in (0, 1, 7)] == [expected] * 3
+    assert [list(rungs(config, number, epochs)) for number in (0, 1, 7)] == [expected] * 3
 
 
 @pytest.mark.parametrize(
@@ -242,19 +242,19 @@ def test_trials_pause_at_the_rungs_before_their_last_epoch(min_epochs, reduction
     [(0, [1, 3, 9]), (1, [3, 9]), (2, [1, 3, 9]), (3, [9]), (5, [3, 9]), (7, []), (11, [9]), (15, [1, 3, 9]), (22, [])],
 )
 def test_trials_of_a_later_bracket_pause_later_or_never(number, expected):
-    assert rungs(pausing("hyperband", brackets=4), number, 27) == expected
+    assert list(rungs(pausing("hyperband", brackets=4), number, 27)) == expected
 
 
 def test_the_first_rung_of_a_bracket_grows_with_the_first_epoch():
     config = pausing("hyperband", min_epochs=2, reduction=2, brackets=2)
-    assert [rungs(config, number, 17) for number in (0, 1)] == [[2, 4, 8, 16], [4, 8, 16]]
+    assert [rungs(config, number, 17) for number in (0, 1)] == [(2, 4, 8, 16), (4, 8, 16)]
 
 
 @pytest.mark.parametrize(
     "config", [halving(), pausing("median"), pausing("none"), PrunerConfig(name="hyperband", pause=False)]
 )
 def test_who_stops_for_good_or_never_has_no_rungs(config):
-    assert rungs(config, 0, 100) == []
+    assert rungs(config, 0, 100) == ()
 
 
 @pytest.mark.parametrize("config", [pausing(), pausing("hyperband", brackets=3), pausing("hyperband", reduction=2)])

@@ -1,6 +1,7 @@
 """python -m sweep.simulate: its table, its picture, the curves that it reads and writes, and what it refuses."""
 
 import gzip
+import json
 import math
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from harness import TINY
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from test_plots import PLANE, some, write_sweep
-from test_simulation import EPOCHS, SPACE, make_curves
+from test_simulation import CORNER, EPOCHS, SPACE, make_curves
 
 from sweep import simulate
 from sweep.curves import Curve, Curves
@@ -141,7 +142,7 @@ def test_more_slots_take_less_time_for_the_same_epochs(ask):
     for slots in (1, 4, 12):
         code, out, _ = ask("--slots", str(slots), "--epochs", "300", "--pruner.name", "none", repeats=2)
         assert code == 0
-        assert f", {slots} slots, " in out
+        assert f", {slots} slot" in out
         *_, (epochs, spent, _) = rows(out)
         assert 0.8 * 300 - EPOCHS < epochs <= 300
         assert 0.95 * 2 / slots < seconds(spent) / epochs < 1.5 * 2 / slots  # at the end not all are busy
@@ -369,9 +370,9 @@ def test_repeats_and_divergences_of_a_sweep_are_curves_too(here):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--curves", "nowhere.gz"), "nowhere.gz: no sweep of this name in outputs"),
+        (("--curves", "nowhere.gz"), "nowhere.gz: no sweep of this name in "),
         (("--curves", "faces.yaml"), "faces.yaml: cannot be read as recorded curves"),
-        (("--curves", "curves.json.gz", "told"), "no sweep of this name in outputs"),
+        (("--curves", "curves.json.gz", "told"), "no sweep of this name in "),
         (("--repeats", "0"), "--repeats 0: must be at least 1"),
         (("--repeats", "-3"), "--repeats -3: must be at least 1"),
         (("--repeats", "many"), "argument --repeats: invalid int value: 'many'"),
@@ -427,3 +428,87 @@ def test_a_sweep_without_a_complete_trial_is_refused(ask, here):
     code, _, err = ask(sweep="outputs/told.yaml", curves="told")
     assert code == 2
     assert "the sweeps have no complete trial" in err
+
+
+def refused(found: tuple[int, str, str], told: str) -> None:
+    code, out, err = found
+    assert (code, out) == (2, ""), err
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_as_picture_is_refused(ask, here):
+    refused(ask("--out", "."), "--out .: must be a file that ends in .png")
+    assert not (here / ".png").exists()
+
+
+def test_a_picture_of_an_unknown_kind_is_refused(ask):
+    refused(ask("--out", "regret.foo"), "--out regret.foo")
+
+
+def test_curves_cannot_be_saved_into_no_folder(ask):
+    refused(ask("--save-curves", "none/saved.json.gz"), "--save-curves none/saved.json.gz")
+
+
+def test_curves_cannot_be_saved_over_a_folder(ask):
+    refused(ask("--save-curves", "."), "--save-curves .")
+
+
+@pytest.mark.parametrize(
+    "budget", [("--epochs", "3"), ("--epochs", "null", "--hours", "0.0001")], ids=["epochs", "hours"]
+)
+def test_a_budget_too_small_for_any_report_is_told(budget, ask):
+    code, _, err = ask(*budget, "--pruner.name", "none")
+    assert "Traceback" not in err
+    assert code == 2
+
+
+def damaged(here: Path, **changes) -> None:
+    tree = json.loads(gzip.decompress((here / "curves.json.gz").read_bytes()))
+    values, seed, nme, seconds = tree["curves"][0]
+    row = {"values": values, "seed": seed, "nme": nme, "seconds": seconds} | changes
+    tree["curves"][0] = list(row.values())
+    (here / "curves.json.gz").write_bytes(gzip.compress(json.dumps(tree).encode()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nme": ["bad"] * 9},
+        {"nme": [None] * 9},
+        {"nme": [0.0] * 9},
+        {"nme": [-1.0] * 9},
+        {"seconds": [1.0] * 3},
+        {"nme": [0.1] * 12, "seconds": [1.0] * 12},
+    ],
+    ids=["text", "null", "zero", "negative", "few_seconds", "too_long"],
+)
+def test_curves_that_hold_no_curves_are_refused(changes, ask, here):
+    damaged(here, **changes)
+    refused(ask(), "curves.json.gz: ")
+
+
+@pytest.mark.parametrize("values", [["a", 1.0], [1.0, "b"], [0.0, 1.0], [True, 1.0]])
+def test_values_that_no_range_can_have_are_refused(values, ask, here):
+    damaged(here, values=values)
+    refused(ask(), "which is no value of a log_uniform range")
+
+
+def test_the_seed_of_the_sweep_is_that_of_the_first_simulation(ask):
+    assert timeless(ask("--seed", "0")[1]) != timeless(ask("--seed", "5")[1])
+
+
+def test_sweeps_are_looked_up_by_name_in_the_output_folder_that_is_given(ask, here):
+    finished(here / "elsewhere", "told")
+    code, _, err = ask("--output", "elsewhere", sweep="elsewhere/told.yaml", curves="told")
+    assert code == 0, err
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_task_on_which_everything_diverges_is_told(ask, here):
+    config = SETTINGS | {"known": [CORNER], "trials": 1, "epochs": None}
+    (here / "faces.yaml").write_text(yaml.safe_dump(config))
+    make_curves(dying=4).save(here / "curves.json.gz")
+    code, _, err = ask()
+    assert code in (0, 2), err
+    assert "Traceback" not in err

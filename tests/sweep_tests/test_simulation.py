@@ -221,6 +221,43 @@ def test_epochs_take_as_long_as_the_recorded(task):
     assert [task.seconds(epoch) for epoch in range(1, EPOCHS + 1)] == [2.0] * EPOCHS
 
 
+CONDITIONAL = {
+    "loss.name": {"choice": ["star", "wing"]},
+    "loss.star_weight": {"log_uniform": [0.01, 100], "when": {"loss.name": "star"}},
+    "optim.lr": {"log_uniform": [1e-4, 1e-2]},
+}
+
+
+def conditional(first: str) -> Curves:
+    star = Curve({"loss.name": "star", "loss.star_weight": 1.0, "optim.lr": 1e-3}, 0, (0.2, 0.1), (1.0, 1.0))
+    wing = Curve({"loss.name": "wing", "optim.lr": 1e-3}, 0, (0.3, 0.2), (1.0, 1.0))
+    return Curves(2, (star, wing) if first == "star" else (wing, star))
+
+
+@pytest.mark.parametrize("first", ["star", "wing"])
+def test_curves_of_a_space_with_conditions_are_saved_and_read_back(first, tmp_path):
+    curves = conditional(first)
+    curves.save(tmp_path / "curves.json.gz")
+    assert Curves.load(tmp_path / "curves.json.gz").curves == curves.curves
+
+
+@pytest.mark.parametrize("first", ["star", "wing"])
+def test_curves_of_a_space_with_conditions_are_a_task_whichever_is_first(first):
+    Task(conditional(first), make_config(space=CONDITIONAL).dimensions)
+
+
+def test_the_best_there_is_lies_in_the_space_that_is_searched():
+    narrow = {"optim.lr": {"log_uniform": [5e-3, 1e-2]}, "loss.star_weight": {"log_uniform": [10, 100]}}
+    config = make_config(space=narrow)
+    task = Task(make_curves(), config.dimensions)
+    inside = [
+        task.true_nme(c.params)
+        for c in make_curves().curves
+        if c.params["optim.lr"] >= 3e-3 and c.params["loss.star_weight"] >= 3
+    ]
+    assert task.best >= 0.98 * min(inside)
+
+
 def test_a_parameter_that_was_not_recorded_is_refused_by_name():
     space = {**SPACE, "optim.batch_size": {"int": [1, 8]}}
     with pytest.raises(ConfigError, match=r"space.optim.batch_size: the recorded curves have no such parameter"):
