@@ -144,28 +144,32 @@ class Task:
     Args:
         curves: what was recorded.
         dimensions: the search space; all of it must be recorded.
+        epochs: of a training; None: as many as were recorded. Else the curves are stretched to it, as if a schedule
+            of another length went through the same stages; before the first recorded epoch they are flat.
 
     Raises:
         ConfigError: a parameter was not recorded, or with values that the space cannot have.
     """
 
-    def __init__(self, curves: Curves, dimensions: Sequence[Dimension]) -> None:
+    def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
         for d in dimensions:
             _check_recorded(d, [c.params[d.key] for c in curves.curves if d.key in c.params])
-        self.epochs, self._dimensions = curves.epochs, dimensions
+        self.epochs, self._dimensions = epochs or curves.epochs, dimensions
         groups: dict[str, list[Curve]] = defaultdict(list)
         for curve in curves.curves:
             groups[json.dumps(curve.params, sort_keys=True)].append(curve)
         cells = list(groups.values())
         self._points = np.array([place(dimensions, cell[0].params) for cell in cells])  # (C, D)
-        self._dies = [min(len(curve.nme) for curve in cell) for cell in cells]
-        whole = [[c for c in cell if len(c.nme) == self.epochs] for cell in cells]
-        logs = [np.log([c.nme for c in cell]) if cell else None for cell in whole]
+        shortest = [min(len(curve.nme) for curve in cell) for cell in cells]
+        self._dies = [math.ceil(length * self.epochs / curves.epochs) for length in shortest]
+        whole = [[c for c in cell if len(c.nme) == curves.epochs] for cell in cells]
+        logs = [np.log([_stretched(c.nme, self.epochs) for c in cell]) if cell else None for cell in whole]
         self._known = np.array([log is not None for log in logs])
         blank = np.full(self.epochs, np.nan)
         self._means = np.stack([blank if log is None else log.mean(0) for log in logs])  # (C, E)
         self._noise = {i: _residuals(log) for i, log in enumerate(logs) if log is not None and len(log) > 1}
-        self._seconds = np.median([c.seconds for cell in whole for c in cell], axis=0)  # (E,)
+        seconds = [_stretched(c.seconds, self.epochs) for cell in whole for c in cell]
+        self._seconds = np.median(seconds, axis=0)  # (E,)
         distances = np.linalg.norm(self._points[:, None] - self._points[None], axis=2)
         distances[np.diag_indices(len(cells))] = np.inf
         self._width = float(np.median(distances.min(1))) if len(cells) > 1 else 1.0
@@ -221,6 +225,14 @@ def _check_recorded(d: Dimension, values: Sequence[Value]) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or ("log" in d.kind and not float(value) > 0):  # type: ignore[arg-type]
             raise ConfigError(f"space.{d.key}: was recorded with {value!r}, which is no value of a {d.kind} range")
+
+
+def _stretched(values: Sequence[float], epochs: int) -> NDArray[np.float64]:
+    """What was recorded by epoch, (R,), at the same parts of a training of another length, (E,)."""
+    recorded = len(values)
+    if recorded == epochs:
+        return np.array(values)
+    return np.interp(np.arange(1, epochs + 1) * recorded / epochs, np.arange(1, recorded + 1), values)
 
 
 def _residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:

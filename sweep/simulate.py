@@ -56,19 +56,18 @@ def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _check_target("--out", arguments.out, ".png")
     if arguments.save_curves:
         _check_target("--save-curves", arguments.save_curves, ".json.gz")
-    output = Path(load_sweep(arguments.sweep, overrides).output)
-    curves = read_curves(arguments.curves, output)
+    config = warmed(load_sweep(arguments.sweep, overrides))
+    curves, epochs = read_curves(arguments.curves, Path(config.output)), config.train.optim.epochs
     if arguments.save_curves:
         curves.save(arguments.save_curves)
-    config = warmed(load_sweep(arguments.sweep, overrides | {"train.optim.epochs": str(curves.epochs)}))
-    task, slots, began = Task(curves, config.dimensions), config.slots or 1, time.monotonic()
+    task, slots, began = Task(curves, config.dimensions, epochs), config.slots or 1, time.monotonic()
     histories = [simulate(config, task, slots, config.seed + i) for i in range(arguments.repeats)]
     if not all(h.epochs and math.isfinite(h.true[-1]) for h in histories):
         raise ConfigError("the budget ends before any trial has an NME, or all that are tried diverge")
     print(
         f"{arguments.repeats} simulated sweeps of {config.sampler.name} and {config.pruner.name}, "
-        f"{slots} slot{'s' * (slots > 1)}, on {len(curves.curves)} recorded trainings of {curves.epochs} epochs "
-        f"({time.monotonic() - began:.1f} s)"
+        f"{slots} slot{'s' * (slots > 1)}, on {len(curves.curves)} recorded trainings of {curves.epochs} epochs"
+        f"{f' stretched to {epochs}' if epochs != curves.epochs else ''} ({time.monotonic() - began:.1f} s)"
     )
     print(table(histories, task.best))
     from sweep.plot_simulation import draw

@@ -30,6 +30,7 @@ SETTINGS = {
     "slots": 2,
     "sampler": {"name": "random"},
     "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 3},
+    "train": {"optim": {"epochs": EPOCHS}},
 }
 
 
@@ -179,11 +180,13 @@ def test_without_a_sweep_the_demo_is_simulated(here, capsys):
     assert "1 simulated sweeps of tpe and hyperband" in capsys.readouterr().out
 
 
-def test_trials_have_as_many_epochs_as_the_recorded_trainings(ask, here):
+def test_trials_have_the_sweeps_own_epochs_and_it_is_said_that_the_recorded_are_stretched(ask, here):
     (here / "faces.yaml").write_text(yaml.safe_dump(SETTINGS | {"train": {"optim": {"epochs": 100}}}))
     code, out, _ = ask("--epochs", "null", "--trials", "4", "--pruner.name", "none", "--repeats.share", "0")
     assert code == 0
-    assert rows(out)[-1][0] == 4 * EPOCHS
+    assert rows(out)[-1][0] == 4 * 100
+    assert f"recorded trainings of {EPOCHS} epochs stretched to 100 (" in out
+    assert "stretched" not in ask("--train.optim.epochs", str(EPOCHS), "--epochs", "30")[1]
 
 
 # The picture

@@ -234,6 +234,19 @@ def conditional(first: str) -> Curves:
     return Curves(2, (star, wing) if first == "star" else (wing, star))
 
 
+def test_curves_of_another_length_are_stretched_to_the_sweeps():
+    curves = make_curves(noise=0.0, dying=4)
+    short, long = Task(curves, make_config().dimensions), Task(curves, make_config().dimensions, 4 * EPOCHS)
+    params = {"optim.lr": LRS[2], "loss.star_weight": WEIGHTS[3]}
+    assert long.curve(params, 0)[3::4] == pytest.approx(short.curve(params, 0))
+    between = long.curve(params, 0)[4:7]
+    assert short.curve(params, 0)[0] > between[0] > between[1] > between[2] > short.curve(params, 0)[1]
+    assert list(long.curve(params, 0)[:4]) == [long.curve(params, 0)[3]] * 4  # before the first there is nothing
+    assert len(long.curve(CORNER, 0)) == 16
+    assert long.true_nme(params) == pytest.approx(short.true_nme(params))
+    assert (long.epochs, long.seconds(1), long.seconds(4 * EPOCHS)) == (4 * EPOCHS, 2.0, 2.0)
+
+
 @pytest.mark.parametrize("first", ["star", "wing"])
 def test_curves_of_a_space_with_conditions_are_saved_and_read_back(first, tmp_path):
     curves = conditional(first)
