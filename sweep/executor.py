@@ -194,6 +194,7 @@ class _Suggestions(_OfThisProcess, Searcher):
         return {
             trainable.TRIAL: assignment.number,
             trainable.PAUSES: list(assignment.pauses),
+            trainable.SAVED: assignment.saved,
             "config": assignment.config.tree(),
             trainable.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
         }

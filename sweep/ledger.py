@@ -38,11 +38,13 @@ class Assignment:
     """A trial to run: from the start, or from its last checkpoint if its folder has one.
 
     `pauses` are epochs after which it may have to wait for others, so its whole state must be on disk before each.
+    `saved` tells that it has come to one of them: without its checkpoint it must not begin anew.
     """
 
     number: int
     config: TrainConfig
     pauses: tuple[int, ...] = ()
+    saved: bool = False
 
 
 class Ledger:
@@ -156,7 +158,8 @@ class Ledger:
         started = self._started(record)
         self._note(Event(EventKind.TRIAL_STARTED, record.number, started))
         pauses = () if record.repeats is not None else rungs(self._config.pruner, record.number, self._epochs)
-        return Assignment(record.number, self._config.trial_config(record), tuple(pauses))
+        saved = any(pause <= record.epochs for pause in pauses)
+        return Assignment(record.number, self._config.trial_config(record), tuple(pauses), saved)
 
     def _started(self, record: TrialRecord) -> dict[str, object]:
         config = self._config.trial_config(record)
@@ -181,7 +184,8 @@ class Ledger:
         if should_prune(pruner, number, epoch, self._study.curves):
             self.end(number, State.PRUNED)
             return False
-        if keeps_running(self._config, self.records, number, self._live):
+        live = {*self._live, number}  # also where a driver died before it could decide
+        if keeps_running(self._config, self.records, number, live):
             return True
         self._pause(number)
         return False
@@ -190,7 +194,11 @@ class Ledger:
         self._live.discard(number)
         self._study.hold(number, State.PAUSED)
         self._note(Event(EventKind.TRIAL_PAUSED, number))
-        if (worst := worst_paused(self._config, self.records)) is not None:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Stops the worst for good where more are paused than shall be kept."""
+        while (worst := worst_paused(self._config, self.records)) is not None:
             self.end(worst.number, State.PRUNED)
 
     def _catch_up_study(self) -> None:
@@ -214,6 +222,7 @@ class Ledger:
                 self._study.hold(record.number, State.PAUSED)
             if record.state.finished and record.number not in ended:
                 self._note_end(record)
+        self._make_room()
 
     def _note_end(self, record: TrialRecord) -> None:
         picture = self._config.trial_folder(record.number) / CED_FILE

@@ -88,7 +88,8 @@ def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list
         config.epochs and config.epochs * epoch / slots,
     ]
     longest += [hours and hours * 3600 for hours in (config.hours, config.device_hours)]
-    kept = min(config.keep, config.trials or config.keep)
+    kept = config.keep + (config.repeats.candidates if config.repeats.share else 0)
+    kept = min(kept, config.trials or kept)
     paused = min(config.pruner.paused, config.trials or config.pruner.paused) if config.pruner.pauses else 0
     disk = (slots + paused) * speed.state_bytes + (kept + slots + paused) * speed.state_bytes // 3
     lines = [

@@ -65,13 +65,18 @@ def pooled_spread(found: Iterable[Contender]) -> tuple[float, int]:
     return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
 
 
+def candidates(config: RepeatsConfig, records: Iterable[TrialRecord]) -> list[Contender]:
+    """The configurations that may be trained again: those whose first run was best; who is none will never be one."""
+    return sorted(contenders(records), key=lambda c: (c.nmes[0], c.trial.number))[: config.candidates]
+
+
 def next_repeat(config: RepeatsConfig, records: Sequence[TrialRecord], base_seed: int) -> tuple[int, int] | None:
     """Which trial to repeat next and with which seed; None where no more repeats would tell anything.
 
     The candidates get their runs in turn. One is left out when its mean is worse than the best mean by more than the
     noise of both explains.
     """
-    ordered = sorted(contenders(records), key=lambda c: (c.nmes[0], c.trial.number))[: config.candidates]
+    ordered = candidates(config, records)
     spread, freedom = pooled_spread(ordered)
     best = min((c for c in ordered if len(c.nmes) > 1), key=lambda c: c.mean, default=None)
     alive = [c for c in ordered if best is None or not _worse(c, best, spread, freedom)]

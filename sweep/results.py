@@ -13,6 +13,7 @@ from sweep.config import SweepConfig
 from sweep.leaderboard import best, rank
 from sweep.objectives import pareto_front, second_value
 from sweep.records import TrialRecord
+from sweep.repeats import candidates
 
 LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
 
@@ -44,7 +45,7 @@ class Results:
         self._free_disk(records)
 
     def _free_disk(self, records: Sequence[TrialRecord]) -> None:
-        """Deletes the whole state of finished trials, and the weights of all but the best `keep`."""
+        """Deletes the whole state of finished trials, and the weights of those that nobody needs any more."""
         kept = kept_trials(self._config, records)
         finished = {r.number for r in records if r.state.finished}
         for number in finished - self._freed:
@@ -53,12 +54,13 @@ class Results:
                 unused.unlink(missing_ok=True)
         for number in (finished - self._freed | self._kept) - kept:
             (self._config.trial_folder(number) / "best.pt").unlink(missing_ok=True)
-        self._freed, self._kept = finished, kept
+        self._freed, self._kept = finished, kept & finished  # who goes on may come to need what it has
 
 
 def kept_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> set[int]:
-    """Numbers of the trials whose weights stay on disk: the best `keep`."""
-    return {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
+    """Numbers of the trials whose weights stay on disk: the best `keep`, and those that repeats may make the winner."""
+    leading = {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
+    return leading | ({c.trial.number for c in candidates(config.repeats, records)} if config.repeats.share else set())
 
 
 def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> None:

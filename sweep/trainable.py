@@ -23,7 +23,7 @@ from trainer.settings import ConfigError
 
 # Keys of what a worker reports to the driver
 TRIAL, EPOCH, METRICS, ENDED, REASON = "trial", "epoch", "metrics", "ended", "reason"
-TIMEOUT, PAUSES = "timeout", "pauses"  # of what it is given, besides TRIAL
+TIMEOUT, PAUSES, SAVED = "timeout", "pauses", "saved"  # of what it is given, besides TRIAL
 DONE, DIVERGED, FAILED, DISK_FULL = "done", "diverged", "failed", "disk full"
 
 _LEAVING = 5.0  # seconds that a worker whose trial was paused has to leave its folder
@@ -39,7 +39,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
 
     Args:
         assignment: {"trial": number, "config": tree of the TrainConfig, "timeout": seconds without a report, or None,
-            "pauses": epochs after which it may be paused}.
+            "pauses": epochs after which it may be paused, "saved": whether a checkpoint must be there}.
     """
     _import_trainer()
     from trainer import engine
@@ -62,7 +62,8 @@ def run_trial(assignment: dict[str, Any]) -> None:
                 watchdog.rest()
 
             pauses = frozenset(assignment[PAUSES])
-            engine.train(config, report=report, resume_from=last if last.exists() else None, save_after=pauses)
+            begun = assignment[SAVED] or last.exists()
+            engine.train(config, report=report, resume_from=last if begun else None, save_after=pauses)
     except engine.NonFiniteError as error:
         end = {TRIAL: number, ENDED: DIVERGED, REASON: str(error)}
     except DiskFullError as error:

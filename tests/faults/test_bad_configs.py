@@ -289,6 +289,7 @@ def test_sweep_files_with_junk_in_their_settings(tmp_path: Path) -> None:
             values = ", ".join(
                 rng.choice(rng.choice([PLAUSIBLE, NUMBERS + TEXTS[:13]])) for _ in range(rng.randint(1, 3))
             )
+            values = values if rng.random() < 0.5 else rng.choice(["1e-3, 1", "1, 64", "1, 2"])
             key = rng.choice(TRAIN_KEYS if rng.random() < 0.8 else [*UNKNOWN, "run.seed", "optim.epochs", "optim"])
             text = f"space: {{{key}: {{{rng.choice(kinds)}: [{values}]}}}}\n"
             text += f"known: [{{{rng.choice([key, 'optim.lr'])}: {rng.choice(NUMBERS + TEXTS[:13])}}}]\n" * rng.randint(

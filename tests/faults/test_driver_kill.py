@@ -28,8 +28,8 @@ DURING = [
     "before:sweep.session:_open_study:1",
     "after:sweep.session:_open_study:1",
     f"before:{ASK}:1",
-    f"after:{STORED}_create_new_trial:1",  # a trial without parameters
-    f"after:{STORED}_set_trial_param:1",  # with one of two
+    f"after:{STORED}_set_trial_param_without_commit:1",  # a trial with one parameter of two, not committed
+    f"after:{STORED}_create_new_trial:1",  # a whole one that nobody was told of
     f"after:{ASK}:1",
     "before:sweep.study:Study.report:{n}",  # in the event log, not in the study
     "after:sweep.study:Study.report:{n}",

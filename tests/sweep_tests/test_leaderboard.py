@@ -119,7 +119,7 @@ def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
     ("keep", "kept"), [("1", {4}), ("3", {4, 1, 7}), ("5", {4, 1, 7, 5, 6}), ("40", {4, 1, 7, 5, 6, 0, 3, 10})]
 )
 def test_the_best_are_kept_if_they_have_an_nme(keep, kept, config, tmp_path):
-    config = load_sweep(tmp_path / "faces.yaml", {"keep": keep})
+    config = load_sweep(tmp_path / "faces.yaml", {"keep": keep, "repeats.share": "0"})
     assert kept_trials(config, RECORDS) == kept
 
 
@@ -139,6 +139,46 @@ def test_the_disk_of_a_trial_is_bounded(config):
     small, large = ["metrics.jsonl"], ["best.pt", "metrics.jsonl"]
     assert files == {0: small, 1: small, 2: small, 3: large, 4: large, 5: large}
     assert config.keep == 3
+
+
+def weights(config) -> set[int]:
+    return {int(path.parent.name) for path in config.folder.glob("trials/*/best.pt")}
+
+
+def with_weights(config, records) -> Results:
+    for r in records:
+        config.trial_folder(r.number).mkdir(parents=True)
+        (config.trial_folder(r.number) / "best.pt").touch()
+    return Results(config)
+
+
+def test_a_trial_that_others_overtook_while_it_was_paused_has_its_weights_when_it_wins(config):
+    """Complete trials rank before it, but its NME at the rung was better, and no later epoch is: nothing is written."""
+    paused, others = record(0, "PAUSED", 0.1), [record(n, "COMPLETE", 0.3, 0.2) for n in range(1, 6)]
+    results = with_weights(config, [paused, *others])
+    for n in range(6):
+        results.update([paused, *others[:n]])
+    results.update([record(0, "COMPLETE", 0.1, 0.1), *others])
+    assert leaderboard.best([record(0, "COMPLETE", 0.1, 0.1), *others]).number == 0
+    assert weights(config) == {0, 1, 2}
+
+
+def test_whoever_may_yet_win_by_its_mean_has_its_weights_when_it_does(config, tmp_path):
+    """The repeats of the first two candidates stand before the third, until its own are better than theirs."""
+    first = [record(n, "COMPLETE", 0.30 + n / 100) for n in range(5)]
+    nmes = [0.40, 0.41, 0.33, 0.40, 0.41, 0.33]  # of the candidates 0, 1, 2 in turn
+    repeats = [
+        TrialRecord(5 + i, first[i % 3].params, State.COMPLETE, {1: nme}, seed=1 + i // 3, repeats=i % 3)
+        for i, nme in enumerate(nmes)
+    ]
+    config = load_sweep(tmp_path / "faces.yaml", {"keep": "2", "output": str(tmp_path / "out")})
+    records = first + repeats
+    results = with_weights(config, records)
+    for count in range(len(records) + 1):
+        results.update(records[:count])
+        assert count < 3 or {0, 1, 2} <= weights(config)
+    assert leaderboard.best(records).number == 2
+    assert weights(config) == {0, 1, 2, 7}  # and the best repeat of the winner, which ranks second
 
 
 def test_many_ends_in_a_second_are_one_table(config, monkeypatch):

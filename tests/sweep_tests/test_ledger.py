@@ -1,5 +1,6 @@
 """Study and event log agree after a kill at any moment: what a trial is, what it reported, how it ended."""
 
+import itertools
 import json
 import math
 import shutil
@@ -18,6 +19,8 @@ from sweep.records import State, TrialRecord
 from sweep.study import Study
 
 EPOCHS = 4
+REPORT_PAUSE = (EventKind.REPORT, EventKind.TRIAL_PAUSED)
+PAUSE_END = (EventKind.TRIAL_PAUSED, EventKind.TRIAL_ENDED)
 KNOWN = "[{optim.lr: 1e-3, loss.star_weight: 1.0}, {optim.lr: 1e-3, loss.star_weight: 90.0}]"
 
 
@@ -480,6 +483,52 @@ def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, pa
         config = make_config(moment, **settings)
         Driver(config).run()
         assert picture(config) == expected, moment
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trials": "null", "epochs": "17"},  # at the end it is the budget that lets nobody go on
+        {"trials": "8", "pruner__paused": "1", "pruner__reduction": "3"},  # who pauses takes the place of another
+    ],
+)
+def test_what_a_kill_left_undecided_is_decided_as_it_would_have_been(settings, tmp_path, monkeypatch):
+    """Killed after each report that leads to a pause, and after each pause that leads to another trial's end."""
+    (tmp_path / "steady").mkdir()
+    steady = make_config(tmp_path / "steady", **settings)
+    driver = Driver(steady)
+    driver.run()
+    events, expected = driver.events(), picture(steady)
+    following = itertools.pairwise(event.kind for event in events)
+    moments = [n for n, kinds in enumerate(following) if kinds in (REPORT_PAUSE, PAUSE_END)]
+    assert len(moments) > 4
+
+    class Killed(BaseException):
+        pass
+
+    append = EventLog.append
+    for moment in moments:
+        (tmp_path / str(moment)).mkdir()
+        config, left = make_config(tmp_path / str(moment), **settings), iter(range(moment, -1, -1))
+
+        def deadly(self, event, left=left):
+            append(self, event)
+            if next(left) == 0:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(EventLog, "append", deadly)
+            with pytest.raises(Killed):
+                Driver(config).run()
+        again = Driver(config)
+        again.run()
+        assert picture(config) == expected, moment
+        assert decided(again.events()) == decided(events), moment
+
+
+def decided(events: list[Event]) -> list[tuple]:
+    """What happened to which trial, in order, but for the starts, which are more after a kill."""
+    return [(event.kind, event.trial) for event in events if event.kind is not EventKind.TRIAL_STARTED]
 
 
 @pytest.mark.parametrize("pause", ["false", "true"])

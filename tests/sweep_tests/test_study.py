@@ -106,6 +106,7 @@ def test_suggestions_lie_inside_and_do_not_depend_on_restarts(sampler, kind, mak
     space, count = ALL if kind == "all" else KINDS[kind], STARTUP + 2
     steady, restless = make(sampler, space), make(sampler, space)
     study = steady.open()
+    count = min(count, steady.config().points or count)  # a space of three choices holds three
     expected = [run_one(study) for _ in range(count)]
     for params in expected:
         assert list(params) == list(space)

@@ -45,6 +45,7 @@ def assignment(folder: Path, number: int) -> dict[str, Any]:
         "config": TrainConfig().replace(changes).tree(),
         trainable.TIMEOUT: None,
         trainable.PAUSES: [],
+        trainable.SAVED: False,
     }
 
 
