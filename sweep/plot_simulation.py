@@ -27,13 +27,13 @@ def draw(sweeps: Mapping[str, Sequence[History]], best: float, path: Path) -> No
         _line(left, name, histories, best, [h.epochs for h in histories], lambda h, grid: h.at_epochs(grid))
         _line(right, name, histories, best, [h.hours for h in histories], lambda h, grid: h.at_hours(grid))
     left.set_xlabel("epochs, all trials together")
-    left.set_ylabel("NME regret of the chosen configuration (points)")
+    left.set_ylabel("NME regret of the choice (points)")
     right.set_xlabel("hours")
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.grid(alpha=0.3)
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 

@@ -253,7 +253,7 @@ def test_the_lines_are_medians_and_the_bands_are_quartiles(drawn):
 
 def test_each_kind_of_sweep_has_its_name_and_its_colour_in_both_halves(drawn):
     left, right = drawn({"ours": five(), "random": five(2)}, 0.05)
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["ours", "random"]
+    assert [text.get_text() for text in left.figure.legends[0].get_texts()] == ["ours", "random"]
     for axes in (left, right):
         assert [line.get_label() for line in axes.lines] == ["ours", "random"]
         colours = [to_hex(line.get_color()) for line in axes.lines]
