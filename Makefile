@@ -14,7 +14,7 @@ run: $(READY)
 	$(BIN)/python -m sweep.run
 
 test: $(READY)
-	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder

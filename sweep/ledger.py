@@ -184,7 +184,7 @@ class Ledger:
         if should_prune(pruner, number, epoch, self._study.curves):
             self.end(number, State.PRUNED)
             return False
-        live = {*self._live, number}  # also where a driver died before it could decide
+        live = {*self._live, *self._orphans, number}  # those that go on, also after a driver that was killed
         if keeps_running(self._config, self.records, number, live):
             return True
         self._pause(number)

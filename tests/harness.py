@@ -90,6 +90,7 @@ class Sweep:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background have it ignored
         )
 
     def run(self, *more: str, seconds: float = 240, **options: Any) -> subprocess.CompletedProcess:

@@ -467,7 +467,7 @@ def every_moment_of(config: SweepConfig, target: Path, monkeypatch: pytest.Monke
     [
         (4, "false", "0"),
         (4, "true", "0"),
-        pytest.param(8, "false", "0", marks=pytest.mark.slow),
+        pytest.param(6, "false", "0", marks=pytest.mark.slow),
         pytest.param(8, "true", "0.2", marks=pytest.mark.slow),
     ],
 )
