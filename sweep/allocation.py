@@ -17,6 +17,8 @@ from sweep.pruning import promotable, rungs
 from sweep.records import State, TrialRecord
 from sweep.repeats import next_repeat
 
+_ROUNDING = 1e-9  # of a share of trials
+
 
 @dataclass(frozen=True)
 class Step:
@@ -113,16 +115,27 @@ def _in_order(
     return sorted(paused, key=lambda r: (-r.epochs, table[r.epochs][r.number], r.number))
 
 
+def _pays_repeats(config: SweepConfig) -> bool:
+    """Whether a part of the budget is set aside for repeats: where it holds a run of each candidate, as measured."""
+    share, candidates = config.repeats.share, config.repeats.candidates
+    if len(config.objectives) > 1 or config.sampler.name == "grid":
+        return False
+    if config.epochs is not None and config.epochs * share < candidates * config.train.optim.epochs:
+        return False
+    return config.trials is None or math.floor(config.trials * share + _ROUNDING) >= candidates
+
+
 class _Room:
-    """What the budget still allows. A part of it, `repeats.share`, is not for the search."""
+    """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one."""
 
     def __init__(
         self, config: SweepConfig, records: Sequence[TrialRecord], live: Collection[int], hours: float
     ) -> None:
         self._config, self._records, self._live, self._hours = config, records, live, hours
-        self.complete = any(r.state is State.COMPLETE for r in records)
-        share = config.repeats.share if len(config.objectives) == 1 and config.sampler.name != "grid" else 0.0
-        self._share = 1 - share
+        complete = sum(r.state is State.COMPLETE and r.repeats is None for r in records)
+        self.complete = complete > 0
+        reserved = _pays_repeats(config) and (complete > 1 or len(live) > 0)
+        self._share = 1 - (config.repeats.share if reserved else 0.0)
         self.searching = self.below(self._share)
 
     @cached_property
@@ -161,7 +174,7 @@ class _Room:
         return room and (trials is None or len(self._records) < trials) and self.below(1.0)
 
     def _reserved(self, trials: int) -> int:
-        return math.floor(trials * (1 - self._share) + 1e-9)
+        return math.floor(trials * (1 - self._share) + _ROUNDING)
 
     def below(self, share: float) -> bool:
         """Whether less than this share of the hours and of the device hours is spent."""

@@ -84,7 +84,7 @@ def test_stopped_for_good_is_never_resumed():
 @pytest.mark.parametrize(("count", "expected"), [(7, "new"), (8, "repeat"), (9, "repeat"), (10, None)])
 def test_the_last_fifth_of_the_trials_are_repeats(count, expected):
     records = [complete(0, 0.2), complete(1, 0.1), *pruned(2, count)]
-    step = next_step(make_config(trials=10), records, (), 0.0)
+    step = next_step(make_config(trials=10, repeats={"candidates": 2}), records, (), 0.0)
     assert (step and step.kind) == expected
     if expected == "repeat":
         assert step == Step("repeat", 1, 1)
@@ -106,12 +106,37 @@ def test_without_a_share_for_repeats_all_trials_are_new(changes):
     assert next_step(config, [*records, *pruned(9, 10)], (), 0.0) is None
 
 
-def test_one_complete_trial_has_nothing_to_be_compared_with():
-    assert next_step(make_config(trials=10), [complete(0), *pruned(1, 8)], (), 0.0) is None
+def test_where_only_one_trial_is_complete_at_last_the_search_goes_on_with_the_rest():
+    config = make_config(trials=10, repeats={"candidates": 2})
+    assert next_step(config, [complete(0), *pruned(1, 9)], (), 0.0) == Step("new")
+    assert next_step(config, [complete(0), *pruned(1, 8), trial(8, state=RUNNING)], (8,), 0.0) is None
+    assert next_step(config, [complete(0), *pruned(1, 10)], (), 0.0) is None
+    assert next_step(config, [complete(0), *pruned(1, 9), complete(9)], (), 0.0) is None
+    assert next_step(config, [complete(0), *pruned(1, 8), complete(8)], (), 0.0) == Step("repeat", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "candidates", "kind"),
+    [
+        ({"trials": 14}, 3, "new"),  # a fifth are two
+        ({"trials": 15}, 3, "repeat"),
+        ({"trials": None, "epochs": 134}, 3, "new"),  # a fifth are less than three whole trainings
+        ({"trials": None, "epochs": 135}, 3, "repeat"),
+        ({"trials": None, "epochs": 134}, 2, "repeat"),
+        ({"trials": 14, "epochs": 1000}, 3, "new"),
+        ({"trials": 1000, "epochs": 134}, 3, "new"),
+    ],
+)
+def test_a_budget_too_small_for_a_run_of_each_candidate_is_all_for_the_search(budget, candidates, kind):
+    config = make_config(**budget, repeats={"candidates": candidates})
+    spent = 12 if (config.trials or 1000) < 100 else 92
+    records = [complete(0), complete(1), *pruned(2, spent)]
+    assert next_step(config, records, (), 0.0).kind == kind
 
 
 def test_the_seed_of_a_repeat_counts_from_the_sweeps():
-    config = make_config(trials=10, train={"optim": {"epochs": EPOCHS}, "run": {"seed": 40}})
+    train = {"optim": {"epochs": EPOCHS}, "run": {"seed": 40}}
+    config = make_config(trials=10, train=train, repeats={"candidates": 2})
     records = [complete(0, 0.2), complete(1, 0.1), *pruned(2, 8)]
     assert next_step(config, records, (), 0.0) == Step("repeat", 1, 41)
 
@@ -142,12 +167,12 @@ def test_device_hours_are_training_time_by_gpus(gpus, expected):
 
 
 def test_the_share_of_the_epochs_is_for_repeats():
-    config = make_config(trials=None, epochs=50)
-    records = [complete(0), complete(1), complete(2), complete(3), *pruned(4, 7)]  # 39 epochs of 40
+    config = make_config(trials=None, epochs=50, repeats={"share": 0.4, "candidates": 2})
+    records = [complete(0), complete(1), complete(2), *pruned(3, 5)]  # 29 epochs of 30
     assert next_step(config, records, (), 0.0) == Step("new")
-    assert next_step(config, [*records, *pruned(7, 8)], (), 0.0) == Step("repeat", 0, 1)
-    assert next_step(config, [*records, *pruned(7, 9)], (), 0.0) == Step("repeat", 0, 1)  # ends with the last
-    assert next_step(config, [*records, *pruned(7, 10)], (), 0.0) is None
+    assert next_step(config, [*records, *pruned(5, 6)], (), 0.0) == Step("repeat", 0, 1)
+    assert next_step(config, [*records, *pruned(5, 17)], (), 0.0) == Step("repeat", 0, 1)  # ends with the last
+    assert next_step(config, [*records, *pruned(5, 18)], (), 0.0) is None
 
 
 def test_what_runs_has_its_epochs_set_aside():
