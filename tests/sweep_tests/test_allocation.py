@@ -466,7 +466,7 @@ def test_a_budget_of_trials_is_used_up_and_never_exceeded(slots, seed):
     config = make_config(trials=20, repeats={"share": 0.2, "runs": 9, "candidates": 2})
     sweep = Sweep(config, slots, seed)
     new = [r for r in sweep.records if r.repeats is None]
-    assert len(new) == 16
+    assert 16 <= len(new) <= 20  # more where only one of them was complete at last
     assert len(sweep.records) <= 20
     assert [r.number for r in sweep.records] == list(range(len(sweep.records)))
     if sum(r.state is COMPLETE for r in new) > 1:
