@@ -188,7 +188,7 @@ def _summary(sweep: Sweep) -> str:
         f"{sweep.epochs_spent} epochs and {sweep.trial_hours:.2f} trial-hours spent; sampler "
         f"{sweep.config.sampler.name}, pruner {sweep.config.pruner.name}, seed {sweep.config.seed}",
         *notes(list(sweep.records.values()), sweep.config.objectives),
-        doubling_text(sweep.reported),
+        doubling_text(sweep.records.values()),
     ]
     return "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
 

@@ -28,7 +28,6 @@ from sweep.folder import (
 )
 from sweep.forecast import doubling_text
 from sweep.ledger import Ledger
-from sweep.loaded import load
 from sweep.preparation import make_ready
 from sweep.provenance import provenance
 from sweep.records import TrialRecord
@@ -211,7 +210,7 @@ def _conclude(
     say(leaderboard.summary_line(records))
     for line in leaderboard.notes(records, config.objectives):
         say(line)
-    if not stop.by_user and (text := doubling_text(load(config.folder).reported)):
+    if not stop.by_user and (text := doubling_text(records)):
         say(text)
     folder, python = os.path.relpath(config.folder), python_command()
     say(f"everything lies in {folder}")

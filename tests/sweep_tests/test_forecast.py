@@ -1,76 +1,67 @@
-"""What more budget is expected to bring, by hand."""
+"""What more budget is expected to bring: by hand, and against all halves counted one by one."""
 
+import itertools
 import math
 import random
+from statistics import fmean
 
 import pytest
 
 from sweep.forecast import doubling_text, next_doubling
-
-HALVED = [0.4, 0.3, 0.2, 0.3, 0.25, 0.1, 0.3, 0.3]  # best 0.2 after the first half, 0.1 after the second
-
-
-@pytest.mark.parametrize(
-    ("reported", "gain"),
-    [
-        (HALVED, 0.1 - 0.1 / math.sqrt(2)),  # the last doubling divided by 2, the next one divides by its root
-        ([0.4] * 4 + [0.1] * 4, 0.1 - 0.1 / 2),
-        ([0.09] * 8 + [0.04] * 8, 0.04 - 0.04 * 2 / 3),
-        ([0.5, 0.4, 0.3, 0.2, 0.2, 0.3, 0.4, 0.5], 0.0),
-        ([0.2] * 100, 0.0),
-        ([0.4] * 4 + [0.1] + [0.4] * 4, 0.1 - 0.1 / 2),  # of nine the first half is four
-    ],
-)
-def test_half_of_what_the_last_doubling_brought_in_logarithms(reported, gain):
-    assert next_doubling(reported) == pytest.approx(gain, abs=1e-12)
+from sweep.records import State, TrialRecord
 
 
-@pytest.mark.parametrize("count", range(8))
-def test_a_few_epochs_forecast_nothing(count):
-    assert next_doubling(HALVED[:count]) is None
-    assert doubling_text(HALVED[:count]) == ""
-
-
-def test_eight_epochs_forecast_something():
-    assert next_doubling(HALVED[:8]) is not None
-
-
-def test_the_order_within_a_half_does_not_matter():
-    assert next_doubling(HALVED[3::-1] + HALVED[:3:-1]) == next_doubling(HALVED)
+def by_counting(nmes: list[float]) -> float:
+    """The definition: half of the mean log gain of all over every half of them."""
+    logs = [math.log(v) for v in nmes]
+    halves = [min(half) for half in itertools.combinations(logs, len(logs) // 2)]
+    return min(nmes) - min(nmes) * math.exp(-0.5 * (fmean(halves) - min(logs)))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_doubling_brings_less_than_the_last_one_and_never_makes_it_worse(seed):
+def test_half_of_what_all_bring_over_every_half(seed):
     draw = random.Random(seed)
-    reported = [draw.uniform(0.03, 0.5) for _ in range(draw.randint(8, 60))]
-    gain = next_doubling(reported)
-    last = min(reported[: len(reported) // 2]) - min(reported)
-    assert -1e-12 < gain < last + 1e-12
-    assert gain < min(reported)
-    assert (gain > 1e-12) is (last > 0)
+    nmes = [draw.uniform(0.03, 0.5) for _ in range(draw.randint(2, 11))]
+    assert next_doubling(nmes) == pytest.approx(by_counting(nmes), abs=1e-12)
 
 
-def test_the_more_the_last_doubling_brought_the_more_is_expected():
-    gains = [next_doubling([before] * 4 + [0.1] * 4) for before in (0.1, 0.11, 0.15, 0.3, 0.9)]
-    assert gains == sorted(gains)
-    assert len(set(gains)) == len(gains)
+def test_two_trials_by_hand():
+    """The lower of two is a quarter of the other: a half has either, on average half of that in logarithms."""
+    assert next_doubling([0.4, 0.1]) == pytest.approx(0.1 - 0.1 / math.sqrt(2))
 
 
-def test_the_forecast_does_not_depend_on_the_unit():
-    assert next_doubling([value * 100 for value in HALVED]) == pytest.approx(100 * next_doubling(HALVED))
+@pytest.mark.parametrize("nmes", [[], [0.1]])
+def test_fewer_than_two_trials_forecast_nothing(nmes):
+    assert next_doubling(nmes) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_order_does_not_matter_and_nothing_gets_worse(seed):
+    draw = random.Random(seed)
+    nmes = [draw.uniform(0.03, 0.5) for _ in range(draw.randint(2, 300))]
+    gain = next_doubling(nmes)
+    assert 0 < gain < min(nmes)
+    assert next_doubling(draw.sample(nmes, len(nmes))) == gain
+    assert next_doubling([value * 100 for value in nmes]) == pytest.approx(100 * gain)
+
+
+def test_the_more_trials_are_as_good_the_less_is_expected():
+    gains = [next_doubling([0.1] * n + [0.2] * (20 - n)) for n in range(1, 12)]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[-1] == pytest.approx(0.0, abs=1e-9)  # every half has one of eleven
+
+
+def records(*nmes: float) -> list[TrialRecord]:
+    return [TrialRecord(i, {}, State.COMPLETE, {3: nme}) for i, nme in enumerate(nmes)]
 
 
 def test_the_forecast_in_words():
-    assert doubling_text(HALVED) == (
-        "8 epochs spent; the second half of them lowered the best val NME by 10.00 points, as many again are expected "
-        "to bring about 2.93 points"
+    others = [TrialRecord(2, {}, State.PRUNED, {1: 0.01}), TrialRecord(3, {}, State.COMPLETE, {3: 0.01}, repeats=1)]
+    assert doubling_text([*records(0.4, 0.1), *others, TrialRecord(4, {})]) == (
+        "2 trials are complete; as much budget again is expected to lower the best val NME by about 2.93 points"
     )
-    assert doubling_text([0.2] * 10) == (
-        "10 epochs spent; the second half of them lowered the best val NME by 0.00 points, as many again are expected "
-        "to bring about 0.00 points"
-    )
+    assert doubling_text(records(0.4)) == ""
 
 
 def test_a_plateau_is_forecast_without_a_sign():
-    wrong = [value for value in range(100, 3000) if "-0.00" in doubling_text([value / 10_000] * 8)]
-    assert wrong == []
+    assert [v for v in range(100, 3000) if "-0.00" in doubling_text(records(*[v / 10_000] * 8))] == []
