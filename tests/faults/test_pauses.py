@@ -24,7 +24,7 @@ SETTINGS = CALM | {
     "trials": 10,
     "keep": 1,
     "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 2},
-    "repeats": {"share": 0.2},
+    "repeats": {"share": 0.2, "candidates": 2},
     "train": TINY | {"optim": {"epochs": EPOCHS, "batch_size": 8}},
 }
 # The first two are paused, since nobody is there to be better than; the third is worse, so that one of them goes on.
