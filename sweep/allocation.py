@@ -52,18 +52,19 @@ def standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) ->
 
 def keeps_running(config: SweepConfig, records: Sequence[TrialRecord], number: int, live: Collection[int]) -> bool:
     """Whether a trial that has just reported goes on at once: it deserves to, and the budget reaches so far."""
-    if not goes_on(config, records, number):
-        return False
-    at_stop = records[number].epochs in rungs(config.pruner, number, config.train.optim.epochs)
-    return records[number].repeats is not None or not at_stop or _Room(config, records, live, 0.0).fits()
+    if not _at_rung(config, records[number]):
+        return True
+    return goes_on(config, records, number) and _Room(config, records, live, 0.0).fits()
 
 
 def goes_on(config: SweepConfig, records: Sequence[TrialRecord], number: int) -> bool:
     """Whether a trial that stands at its last epoch deserves to go on: it is at no rung, or among the best there."""
-    record = records[number]
-    if record.repeats is not None or record.epochs not in rungs(config.pruner, number, config.train.optim.epochs):
-        return True
-    return number in _best_at(config, records, record.epochs)
+    return not _at_rung(config, records[number]) or number in _best_at(config, records, records[number].epochs)
+
+
+def _at_rung(config: SweepConfig, record: TrialRecord) -> bool:
+    epochs = config.train.optim.epochs
+    return record.repeats is None and record.epochs in rungs(config.pruner, record.number, epochs)
 
 
 def _best_at(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> set[int]:
