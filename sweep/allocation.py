@@ -31,9 +31,12 @@ class Step:
 
 def next_stop(config: SweepConfig, record: TrialRecord) -> int:
     """The epoch up to which a trial runs for sure, once it runs: its next rung or its last epoch."""
-    epochs = config.train.optim.epochs
-    stops = [] if record.repeats is not None else rungs(config.pruner, record.number, epochs)
-    return next((stop for stop in stops if stop > record.epochs), epochs)
+    return next((pause for pause in pauses(config, record) if pause > record.epochs), config.train.optim.epochs)
+
+
+def pauses(config: SweepConfig, record: TrialRecord) -> Sequence[int]:
+    """The epochs after which a trial may have to wait for others, rising; a repeat never waits."""
+    return () if record.repeats is not None else rungs(config.pruner, record.number, config.train.optim.epochs)
 
 
 def standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> dict[int, float]:
@@ -52,19 +55,15 @@ def standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) ->
 
 def keeps_running(config: SweepConfig, records: Sequence[TrialRecord], number: int, live: Collection[int]) -> bool:
     """Whether a trial that has just reported goes on at once: it deserves to, and the budget reaches so far."""
-    if not _at_rung(config, records[number]):
+    if records[number].epochs not in pauses(config, records[number]):
         return True
     return goes_on(config, records, number) and _Room(config, records, live, 0.0).fits()
 
 
 def goes_on(config: SweepConfig, records: Sequence[TrialRecord], number: int) -> bool:
     """Whether a trial that stands at its last epoch deserves to go on: it is at no rung, or among the best there."""
-    return not _at_rung(config, records[number]) or number in _best_at(config, records, records[number].epochs)
-
-
-def _at_rung(config: SweepConfig, record: TrialRecord) -> bool:
-    epochs = config.train.optim.epochs
-    return record.repeats is None and record.epochs in rungs(config.pruner, record.number, epochs)
+    record = records[number]
+    return record.epochs not in pauses(config, record) or number in _best_at(config, records, record.epochs)
 
 
 def _best_at(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> set[int]:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sweep.allocation import Step, keeps_running, next_step, worst_paused
+from sweep.allocation import Step, keeps_running, next_step, pauses, worst_paused
 from sweep.config import SweepConfig
 from sweep.events import Event, EventKind
 from sweep.objectives import broken_limit
 from sweep.pictures import CED_FILE
-from sweep.pruning import rungs, should_prune
+from sweep.pruning import should_prune
 from sweep.records import State, TrialRecord
 from sweep.study import Study
 from trainer.config import TrainConfig
@@ -157,9 +157,9 @@ class Ledger:
         self._study.hold(record.number, State.RUNNING)
         started = self._started(record)
         self._note(Event(EventKind.TRIAL_STARTED, record.number, started))
-        pauses = () if record.repeats is not None else rungs(self._config.pruner, record.number, self._epochs)
-        saved = any(pause <= record.epochs for pause in pauses)
-        return Assignment(record.number, self._config.trial_config(record), tuple(pauses), saved)
+        waits = tuple(pauses(self._config, record))
+        saved = any(epoch <= record.epochs for epoch in waits)
+        return Assignment(record.number, self._config.trial_config(record), waits, saved)
 
     def _started(self, record: TrialRecord) -> dict[str, object]:
         config = self._config.trial_config(record)
