@@ -41,6 +41,16 @@ def available_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def processes() -> int:
+    """Number of processes that torchrun has started for one run, on all machines; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def cores_per_process() -> int:
+    """Number of CPU cores for each of the processes that train one run on this machine, as torchrun counts them."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class AugmentConfig(Section):
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring a face [probability]")
     rotation: float = Field(20.0, ge=0, le=180, description="rotation, uniform within +- this [degrees]")
@@ -187,7 +197,7 @@ class RunConfig(Section):
         None,
         ge=1,
         le=1024,
-        description="CPU threads of the network; null: all, written down at start [threads]",
+        description="CPU threads of the network, a process; null: its share of all, written down at start [threads]",
     )
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="the network; the loss is always float32")
     channels_last: bool = Field(True, description="memory layout NHWC, faster on CPUs and tensor cores")
@@ -247,7 +257,7 @@ class TrainConfig(Section):
 
     def resolved(self) -> TrainConfig:
         """Returns the config with what depends on the machine written down: the number of threads."""
-        return self if self.run.threads else self.replace({"run.threads": available_cores()})
+        return self if self.run.threads else self.replace({"run.threads": cores_per_process()})
 
     def identity(self) -> str:
         """Hash of all that decides the numbers, which places, checkpoints and loader threads do not."""

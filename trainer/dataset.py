@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer import parallel
 from trainer.augment import augment, draw_changes, generator
 from trainer.augment_device import DeviceChanges, augment_batch
 from trainer.config import TrainConfig
@@ -63,6 +64,8 @@ def epoch_order(faces: int, seed: int, epoch: int) -> NDArray[np.intp]:
 def training_batches(split: CropSplit, config: TrainConfig, epoch: int, *, pin: bool = False) -> Iterator[Batch]:
     """Yields the augmented batches of one epoch: the same bits for the same config and epoch, however many workers.
 
+    Where several processes train together, each gets its share of every batch, which may be empty.
+
     Args:
         split: the training faces.
         config: batch size, augmentation, seed and workers.
@@ -71,7 +74,8 @@ def training_batches(split: CropSplit, config: TrainConfig, epoch: int, *, pin: 
     """
     order = epoch_order(len(split.images), config.run.seed, epoch)
     size = config.optim.batch_size
-    chunks = [order[i * size : (i + 1) * size] for i in range(batches_per_epoch(len(order), size))]
+    whole = [order[i * size : (i + 1) * size] for i in range(batches_per_epoch(len(order), size))]
+    chunks = [chunk[parallel.share(len(chunk))] for chunk in whole]
     flip = np.array(config.data.landmarks.flip)
 
     def assemble(chunk: NDArray[np.intp]) -> Batch:
@@ -81,12 +85,13 @@ def training_batches(split: CropSplit, config: TrainConfig, epoch: int, *, pin: 
     yield from _prefetch(assemble, chunks, config.data.workers)
 
 
-def evaluation_batches(split: CropSplit, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Yields the plain central crops (B, 3, S, S) uint8 of all faces, in order."""
+def evaluation_batches(split: CropSplit, size: int, batch_size: int, rows: slice = slice(None)) -> Iterator[Tensor]:
+    """Yields the plain central crops (B, 3, S, S) uint8 of all faces, or of the given rows, in order."""
     margin = (split.images.shape[1] - size) // 2
     inner = slice(margin, margin + size)
-    for start in range(0, len(split.images), batch_size):
-        crops = np.ascontiguousarray(split.images[start : start + batch_size, inner, inner])
+    images = split.images[rows]
+    for start in range(0, len(images), batch_size):
+        crops = np.ascontiguousarray(images[start : start + batch_size, inner, inner])
         yield torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 
@@ -94,7 +99,7 @@ def _assemble(
     split: CropSplit, chunk: NDArray[np.intp], config: TrainConfig, epoch: int, flip: NDArray[np.intp]
 ) -> Batch:
     size, canvas = config.data.image_size, split.images.shape[1]
-    on_device = config.data.augment_on == "device"
+    on_device = config.data.augment_on == "device" and len(chunk) > 0
     side = canvas if on_device else size
     pictures = np.empty((len(chunk), side, side, 3), np.uint8)
     target = np.empty((len(chunk), len(flip), 2), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Collection
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from trainer import checkpoint, metrics
+from trainer import checkpoint, metrics, parallel
+from trainer.batch_norm import synchronise
 from trainer.config import TrainConfig
 from trainer.crops import CropSplit, load_split
 from trainer.dataset import Batch, batches_per_epoch, training_batches
@@ -59,11 +62,15 @@ Report = Callable[[EpochResult], None]
 
 @dataclass
 class Run:
-    """The live state of a run; `state_dict` is all of it that a resumed run needs."""
+    """The live state of a run; `state_dict` is all of it that a resumed run needs.
+
+    `network` is the model as a training pass calls it, which on several ranks is wrapped for their exchange.
+    """
 
     config: TrainConfig
     device: torch.device
     model: nn.Module
+    network: nn.Module
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     history: list[dict[str, float]] = field(default_factory=list)
@@ -107,19 +114,25 @@ def train(
 ) -> TrainResult:
     """Trains one config and leaves config.yaml, metrics.jsonl, last.pt and best.pt in its run folder (run.output).
 
+    In a process group of torch.distributed all ranks call this and train one run together, each on its current GPU:
+    batch sizes, learning rates and epochs mean what they mean in one process. Rank 0 decides about config and
+    checkpoint and writes the files, so the others need not see its disk; all get the same reports and results.
+
     Args:
         config: what to train; run.output must be set.
         report: called once an epoch, after the checkpoint where one is due. A resumed run first reports the epochs
             before the checkpoint again, since whoever listens may have died before hearing of the last of them.
-        resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped.
+        resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped (by another
+            number of processes: up to rounding).
         save_after: epochs whose checkpoint is written in any case, before they are reported.
 
     Raises:
         DataError, ModelError, CheckpointError: what a run needs is missing or damaged.
         DiskFullError: there is no room for the run's files; its last checkpoint stays as it is.
         NonFiniteError: the loss or the validation NME is no number; names step, learning rate and STAR weight.
+            All of these are raised on all ranks, on whichever they arise.
     """
-    config = config.resolved()
+    config = parallel.on_first(config.resolved)
     if config.run.output is None:
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
@@ -130,14 +143,12 @@ def train(
 def _train(
     config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None, save_after: Collection[int]
 ) -> TrainResult:
-    folder.mkdir(parents=True, exist_ok=True)
-    config.dump(folder / CONFIG_FILE)
-    training = load_split(config.data, config.data.train_on)
-    validation = load_split(config.data, "val") if config.data.train_on == "train" else None
+    parallel.on_first(lambda: _write_config(config, folder))
+    training, validation = parallel.on_each(lambda: _load_splits(config))
     run = start_run(config)
-    if resume_from is not None:
-        run.load_state_dict(checkpoint.load(Path(resume_from), config.identity()))
-    _write_history(run.history, folder)
+    if state := parallel.on_first(lambda: _load_state(config, resume_from)):
+        run.load_state_dict(state)
+    parallel.on_first(lambda: _write_history(run.history, folder))
     for epoch, row in enumerate(run.history, 1):
         _tell(report, epoch, row)
     saved = monotonic()
@@ -145,23 +156,38 @@ def _train(
         row = _one_epoch(run, training, validation, epoch, folder)
         run.history.append(row)
         due = monotonic() - saved >= config.run.checkpoint_seconds
-        if due or epoch in save_after or epoch == config.optim.epochs:
-            checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
+        due = due or epoch in save_after or epoch == config.optim.epochs
+        if parallel.on_first(functools.partial(_write_epoch, run, folder, due)):
             saved = monotonic()
-        _append_history(row, epoch, folder)
         _tell(report, epoch, row)
     return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
 
 
+def _load_state(config: TrainConfig, path: Path | None) -> dict[str, Any] | None:
+    return None if path is None else checkpoint.load(Path(path), config.identity())
+
+
+def _load_splits(config: TrainConfig) -> tuple[CropSplit, CropSplit | None]:
+    training = load_split(config.data, config.data.train_on)
+    return training, load_split(config.data, "val") if config.data.train_on == "train" else None
+
+
 def start_run(config: TrainConfig) -> Run:
     """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
+    run = parallel.on_each(lambda: _build_run(config))
+    run.network = parallel.wrapped(run.model)
+    return run
+
+
+def _build_run(config: TrainConfig) -> Run:
     prepare_process(config)
     model = place(build_model(config), config)
+    synchronise(model)
     average = build_average(model, config.optim)
     if config.run.compile:
         model.compile()  # in place, the names of the weights stay
     device = next(model.parameters()).device
-    return Run(config, device, model, average, build_optimizer(model, config.optim))
+    return Run(config, device, model, model, average, build_optimizer(model, config.optim))
 
 
 def _one_epoch(
@@ -172,8 +198,9 @@ def _one_epoch(
     trained = perf_counter()
     found = _validate(run, validation, epoch, lr, folder) if validation is not None else {}
     if validation is None and epoch == run.config.optim.epochs:  # nothing tells which epoch is best
-        _keep(run, epoch, math.nan, folder)
-    return {
+        run.best_epoch = epoch
+        parallel.on_first(lambda: _keep(run, epoch, math.nan, folder))
+    row = {
         **found,
         "train/loss": loss,
         "lr": lr,
@@ -181,12 +208,13 @@ def _one_epoch(
         "epoch_seconds": perf_counter() - started,
         "memory_gb": memory_in_use(run.device),
     }
+    return parallel.on_first(lambda: row)  # the times of one process
 
 
 def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Path) -> dict[str, float]:
     """Measures the network and keeps its weights if they are the best so far."""
-    evaluation = evaluate(run.evaluated, validation, run.config)
-    found = evaluation.summary()
+    evaluation = evaluate(run.evaluated, validation, run.config, parallel.size() > 1)
+    found = parallel.on_first(evaluation.summary)
     lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
     if lost or not math.isfinite(found["nme"]):  # the mean over the other faces would look like a score
         settings = _settings(run.config, lr)
@@ -194,14 +222,13 @@ def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Pa
             f"validation NME is no number for {lost} of {len(validation)} faces, epoch {epoch} {settings}"
         )
     if found["nme"] < run.best_nme:
-        run.best_nme = found["nme"]
-        _keep(run, epoch, found["nme"], folder)
-        np.save(folder / metrics.FACES_FILE, evaluation.nme)
+        run.best_nme, run.best_epoch = found["nme"], epoch
+        parallel.on_first(lambda: _keep(run, epoch, found["nme"], folder, evaluation.nme))
     return {"best_nme": run.best_nme, **{f"val/{name}": value for name, value in found.items()}}
 
 
-def _keep(run: Run, epoch: int, nme: float, folder: Path) -> None:
-    run.best_epoch = epoch
+def _keep(run: Run, epoch: int, nme: float, folder: Path, faces: NDArray[np.floating] | None = None) -> None:
+    """Writes the weights that are evaluated and the NME of each face (N,), where it was measured."""
     best = {
         "config": run.config.tree(),
         "model": run.evaluated.state_dict(),
@@ -210,6 +237,8 @@ def _keep(run: Run, epoch: int, nme: float, folder: Path) -> None:
         "device": str(run.device),
     }
     checkpoint.save(best, folder / checkpoint.BEST)
+    if faces is not None:
+        np.save(folder / metrics.FACES_FILE, faces)
 
 
 def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:
@@ -221,7 +250,7 @@ def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, i
         epoch: from 1; decides order, augmentation and learning rate.
 
     Returns:
-        The mean loss, the last learning rate and the number of faces seen.
+        The mean loss, the last learning rate and the number of faces seen, by all ranks together.
 
     Raises:
         NonFiniteError: a loss is no number.
@@ -231,28 +260,29 @@ def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, i
     steps = math.ceil(batches / optim.accumulate)
     loss_of = LandmarkLoss(run.config.loss)
     losses: list[Tensor] = []
-    step, lr, faces = (epoch - 1) * steps, 0.0, 0
+    step, lr = (epoch - 1) * steps, 0.0
     run.model.train()
     for number, batch in enumerate(training_batches(split, run.config, epoch, pin=run.device.type == "cuda"), 1):
         lr = learning_rate(step, optim, steps)
         share = min(optim.accumulate, batches - (number - 1) // optim.accumulate * optim.accumulate)
-        loss = forward(run, batch, loss_of)
-        (loss / share).backward()
-        losses.append(loss.detach())
-        faces += len(batch.pictures)
-        if number % optim.accumulate == 0 or number == batches:
+        due = number % optim.accumulate == 0 or number == batches
+        with parallel.averaging(run.network, due):
+            loss, mean = parallel.over_batch(forward(run, batch, loss_of), batch.mask)
+            (loss / share).backward()
+        losses.append(mean)
+        if due:
             optimizer_step(run, lr)
             step += 1
         if run.device.type == "cpu" or number % 50 == 0 or number == batches:  # elsewhere a look would stall the device
             _check_finite(losses, run, epoch, lr)
-    return float(torch.stack(losses).mean()), lr, faces
+    return float(torch.stack(losses).mean()), lr, min(batches * optim.batch_size, len(split.images))
 
 
 def forward(run: Run, batch: Batch, loss_of: LandmarkLoss) -> Tensor:
-    """The loss of one batch, a scalar with its graph."""
+    """The loss of one batch (of several ranks' batch: of this rank's share), a scalar with its graph."""
     pictures, target, mask = batch.on(run.device, run.config.data.image_size)
     with autocast(run.config, run.device):
-        output = run.model(pictures)
+        output = run.network(pictures)
     return loss_of(output, target, mask)
 
 
@@ -286,6 +316,19 @@ def _settings(config: TrainConfig, lr: float) -> str:
 def _tell(report: Report | None, epoch: int, row: dict[str, float]) -> None:
     if report is not None:
         report(EpochResult(epoch, dict(row)))
+
+
+def _write_config(config: TrainConfig, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config.dump(folder / CONFIG_FILE)
+
+
+def _write_epoch(run: Run, folder: Path, due: bool) -> bool:
+    """Writes the last epoch's metrics, after the checkpoint where it is due; returns whether it was."""
+    if due:
+        checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
+    _append_history(run.history[-1], len(run.history), folder)
+    return due
 
 
 def _write_history(history: list[dict[str, float]], folder: Path) -> None:

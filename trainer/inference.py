@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer import checkpoint, metrics
+from trainer import checkpoint, metrics, parallel
 from trainer.config import TrainConfig
 from trainer.coords import to_pixels
 from trainer.crops import CropSplit
@@ -54,22 +54,35 @@ class Evaluation:
         return {**self.summary(), "faces": len(self.nme), "subsets": subsets, "parts": parts}
 
 
-def evaluate(model: nn.Module, split: CropSplit, config: TrainConfig) -> Evaluation:
-    """Predicts a split and measures it; the mirrored picture is averaged in when run.flip_test is set."""
-    pred = predict_split(model, split, config)
+def evaluate(model: nn.Module, split: CropSplit, config: TrainConfig, shared: bool = False) -> Evaluation:
+    """Predicts a split and measures it; the mirrored picture is averaged in when run.flip_test is set.
+
+    Args:
+        model: network on its device.
+        split: the faces.
+        config: of the network.
+        shared: all ranks of the process group call this; each predicts its share, and all get the whole.
+    """
+    if shared:
+        rows = parallel.share(len(split))
+        pred = np.concatenate(parallel.gathered(parallel.on_each(lambda: predict_split(model, split, config, rows))))
+    else:
+        pred = predict_split(model, split, config)
     layout = config.data.landmarks
     nme = metrics.nme(pred, split.landmarks, layout, norm=split.norms, visible=split.visible)
     return Evaluation(nme, pred, split, layout)
 
 
 @torch.inference_mode()
-def predict_split(model: nn.Module, split: CropSplit, config: TrainConfig) -> NDArray[np.floating]:
-    """Landmarks of all faces of a split, (N, K, 2) in pixels of the crop."""
+def predict_split(
+    model: nn.Module, split: CropSplit, config: TrainConfig, faces: slice = slice(None)
+) -> NDArray[np.floating]:
+    """Landmarks of all faces of a split, or of a part of them, (N, K, 2) in pixels of the crop."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    rows = []
-    for pictures in evaluation_batches(split, config.data.image_size, config.optim.batch_size):
+    rows = [torch.empty(0, config.data.landmarks.count, 2, device=device)]  # of no face, should there be none
+    for pictures in evaluation_batches(split, config.data.image_size, config.optim.batch_size, faces):
         points = predict(model, pictures.to(device), config)
         rows.append(to_pixels(points, config.data.image_size))
     model.train(was_training)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.config import TrainConfig, available_cores
+from trainer.config import TrainConfig, cores_per_process
 
 # Parameters of glibc's mallopt, from its malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -19,7 +19,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 def prepare_process(config: TrainConfig) -> None:
     """Sets the threads of the network and keeps freed memory in the process."""
-    torch.set_num_threads(config.run.threads or available_cores())
+    torch.set_num_threads(config.run.threads or cores_per_process())
     _keep_freed_memory()
 
 

@@ -243,13 +243,24 @@ class ArgumentParser(argparse.ArgumentParser):
         return {key: value for key, value in given.items() if value is not None}
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """Parses, or exits with code 2 and one message that names the nearest option."""
-        parsed, unknown = self.parse_known_args(argv)
+        """Parses, or exits with code 2 and one message that names the nearest option.
+
+        Settings may also be spelled with hyphens, as other options are.
+        """
+        parsed, unknown = self.parse_known_args(
+            [self._spelled(word) for word in (sys.argv[1:] if argv is None else argv)]
+        )
         if unknown:
             options = [o.removeprefix("--") for o in self._option_string_actions if o.startswith("--")]
             key = unknown[0].split("=")[0].lstrip("-")
             self.error(f"{unknown[0]}: unknown option{nearest(key, options)}")
         return parsed
+
+    def _spelled(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        key = "--" + name[2:].replace("-", "_")
+        known = self._option_string_actions
+        return key + equals + value if name.startswith("--") and name not in known and key in known else word
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}", file=sys.stderr)

@@ -1,19 +1,24 @@
-"""python -m trainer.train CONFIG.yaml [--optim.lr 1e-3 ...]: trains one configuration, standalone."""
+"""python -m trainer.train CONFIG.yaml [--optim.lr 1e-3 ...]: trains one configuration, standalone.
+
+One run on several GPUs: torchrun --nproc-per-node 2 -m trainer.train CONFIG.yaml ...
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, processes
 from trainer.settings import ArgumentParser, ConfigError
 
 
 def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = ArgumentParser(prog="python -m trainer.train", description=__doc__)
+    parser = ArgumentParser(prog="python -m trainer.train", description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings; without it, the defaults")
     parser.add_argument("--resume", metavar="RUN_DIR", help="go on with the run in this folder, with the config it has")
     parser.add_settings(TrainConfig)
@@ -22,16 +27,37 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    with _one_voice():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     arguments = parser.parse(argv)
+    overrides = parser.overrides(arguments)
     try:
-        config, checkpoint = _prepare(arguments.config, arguments.resume, parser.overrides(arguments))
-        return _train(config, checkpoint)
+        if processes() == 1:
+            return _train(*_prepare(arguments.config, arguments.resume, overrides))
+        from trainer import parallel  # imports torch
+
+        with parallel.joined():  # rank 0 reads, and chooses the folder
+            chosen = parallel.on_first(lambda: _prepare(arguments.config, arguments.resume, overrides))
+            return _train(*chosen)
     except ConfigError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         print("\ninterrupted; go on with --resume and the run folder", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Silences all processes of a run but the first; an error that nothing expects still shows its traceback."""
+    if processes() == 1 or os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def _prepare(path: str | None, resume: str | None, overrides: dict[str, str]) -> tuple[TrainConfig, Path | None]:

@@ -464,6 +464,12 @@ def test_help_lists_every_field_with_meaning_and_default() -> None:
         assert yaml.safe_load(shown or "null") == default, key
 
 
+@pytest.mark.parametrize("spelling", ["--data.train_faces=7", "--data.train-faces=7"])
+def test_settings_may_be_spelled_with_hyphens(spelling: str) -> None:
+    parser = train.build_parser()
+    assert parser.overrides(parser.parse([spelling])) == {"data.train_faces": "7"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
