@@ -185,7 +185,7 @@ def _run_ours(config: SweepConfig) -> Sweep:
     return _sweep(OURS, reports, ends, cpu, (config.folder / folder.MLFLOW_STATE_FILE).stat().st_mtime)
 
 
-def _do_nothing(assignment: dict[str, Any]) -> None:
+def _do_nothing(assignment: dict[str, Any], storage: Any = None, resources: Any = None) -> None:
     """In place of `sweep.trainable.run_trial`; leaves something for a picture, so that none is drawn."""
     from ray import tune
 
@@ -194,7 +194,7 @@ def _do_nothing(assignment: dict[str, Any]) -> None:
 
     number, train = assignment[TRIAL], assignment["config"]
     folder = Path(train["run"]["output"])
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / CED_FILE).write_bytes(bytes(20_000))
     for epoch, row in enumerate(_epochs(train["loss"]["star_weight"], train["optim"]["lr"]), 1):
         tune.report({TRIAL: number, EPOCH: epoch, METRICS: list(row.items())})

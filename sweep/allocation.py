@@ -6,16 +6,19 @@ Pure functions of config and records, so that the simulator and a driver that wa
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Literal
 
 from sweep.config import SweepConfig
 from sweep.objectives import costs
-from sweep.pruning import promotable, rungs
+from sweep.pruning import Rung, promotable, rivals
 from sweep.records import State, TrialRecord
 from sweep.repeats import next_repeat
+from sweep.trials import Trials, next_stop, pauses
 
 _ROUNDING = 1e-9  # of a share of trials
 
@@ -29,45 +32,22 @@ class Step:
     seed: int = 0
 
 
-def next_stop(config: SweepConfig, record: TrialRecord) -> int:
-    """The epoch up to which a trial runs for sure, once it runs: its next rung or its last epoch."""
-    return next((pause for pause in pauses(config, record) if pause > record.epochs), config.train.optim.epochs)
-
-
-def pauses(config: SweepConfig, record: TrialRecord) -> Sequence[int]:
-    """The epochs after which a trial may have to wait for others, rising; a repeat never waits."""
-    return () if record.repeats is not None else rungs(config.pruner, record.number, config.train.optim.epochs)
-
-
-def standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> dict[int, float]:
-    """How good trials were at a rung, less is better: their NME, or how many are better in both objectives."""
-    nme = {r.number: r.curve[rung] for r in records if rung in r.curve and r.repeats is None}
-    if len(config.objectives) == 1:
-        return nme
-    cost = costs(config.objectives[1], records)
-    ceiling = max(nme.values(), default=1.0) + 1.0
-
-    def beaten(a: int) -> int:
-        return sum(nme[b] < nme[a] and cost.get(b, math.inf) < cost.get(a, math.inf) for b in nme)
-
-    return {n: beaten(n) + value / ceiling for n, value in nme.items()}  # the NME decides between equals
-
-
 def keeps_running(config: SweepConfig, records: Sequence[TrialRecord], number: int, live: Collection[int]) -> bool:
     """Whether a trial that has just reported goes on at once: it deserves to, and the budget reaches so far."""
     if records[number].epochs not in pauses(config, records[number]):
         return True
-    return goes_on(config, records, number) and _Room(config, records, live, 0.0).fits()
+    trials = Trials.of(config, records)
+    return goes_on(config, trials, number) and _Room(config, trials, live, 0.0).fits()
 
 
 def goes_on(config: SweepConfig, records: Sequence[TrialRecord], number: int) -> bool:
     """Whether a trial that stands at its last epoch deserves to go on: it is at no rung, or among the best there."""
     record = records[number]
-    return record.epochs not in pauses(config, record) or number in _best_at(config, records, record.epochs)
-
-
-def _best_at(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> set[int]:
-    return promotable(config.pruner, standings(config, records, rung))
+    if record.epochs not in pauses(config, record):
+        return True
+    if len(config.objectives) == 1:
+        return Trials.of(config, records).deserves(number)
+    return number in promotable(config.pruner, _standings(config, records, record.epochs))
 
 
 def next_step(
@@ -82,37 +62,65 @@ def next_step(
         hours: for how long this call of the sweep has been running.
         full: whether all configurations of a finite space have been tried.
     """
-    room = _Room(config, records, live, hours)
-    paused = [r for r in records if r.state is State.PAUSED]
+    trials = Trials.of(config, records)
+    room = _Room(config, trials, live, hours)
     if room.searching:
-        best_at = {rung: _best_at(config, records, rung) for rung in {r.epochs for r in paused}}
-        for record in _in_order(config, records, [r for r in paused if r.number in best_at[r.epochs]]):
-            if room.fits(record):
-                return Step("resume", record.number)
+        for number in _deserving(config, trials):
+            if room.fits(trials[number]):
+                return Step("resume", number)
         if not full and room.takes_new():
             return Step("new")
-    if not live and not room.complete and paused and room.below(1.0):
-        first = _in_order(config, records, paused)[0]
-        if room.fits(first):
-            return Step("resume", first.number)  # or there would be no winner
+    if not live and not trials.complete and trials.paused and room.below(1.0):
+        *_, first = min((-epoch, *rung.waiting[0]) for epoch, rung in _rungs(config, trials))
+        if room.fits(trials[first]):
+            return Step("resume", first)  # or there would be no winner
     if config.repeats.share and room.takes_repeat() and len(config.objectives) == 1:
-        chosen = next_repeat(config.repeats, records, config.train.run.seed)
+        chosen = next_repeat(config.repeats, trials.finalists, config.train.run.seed)
         return chosen and Step("repeat", *chosen)
     return None
 
 
 def worst_paused(config: SweepConfig, records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The trial to give up, where more are paused than shall be kept; None where there is room."""
-    paused = [r for r in records if r.state is State.PAUSED]
-    return _in_order(config, records, paused)[-1] if len(paused) > config.pruner.paused else None
+    trials = Trials.of(config, records)
+    if len(trials.paused) <= config.pruner.paused:
+        return None
+    *_, worst = max((-epoch, *rung.waiting[-1]) for epoch, rung in _rungs(config, trials))
+    return trials[worst]
 
 
-def _in_order(
-    config: SweepConfig, records: Sequence[TrialRecord], paused: Collection[TrialRecord]
-) -> list[TrialRecord]:
-    """Those that have come further first, of equals the best."""
-    table: Mapping[int, Mapping[int, float]] = {e: standings(config, records, e) for e in {r.epochs for r in paused}}
-    return sorted(paused, key=lambda r: (-r.epochs, table[r.epochs][r.number], r.number))
+def _deserving(config: SweepConfig, trials: Trials) -> list[int]:
+    """The paused trials that deserve to go on: those that have come further first, of equals the best."""
+    reduction = config.pruner.reduction
+    places = [(-epoch, *place) for epoch, rung in _rungs(config, trials) for place in rung.deserving(reduction)]
+    return [number for *_, number in sorted(places)]
+
+
+def _rungs(config: SweepConfig, trials: Trials) -> list[tuple[int, Rung]]:
+    """Epoch and rivals of each rung at which trials wait."""
+    if len(config.objectives) == 1:
+        return [(epoch, rung) for (epoch, _), rung in trials.rungs.items() if rung.waiting]
+    found: list[tuple[int, Rung]] = []
+    for epoch in {r.epochs for r in trials.paused}:
+        values = _standings(config, trials, epoch)
+        waiting = [r.number for r in trials.paused if r.epochs == epoch]
+        found += [(epoch, rung) for rung in rivals(config.pruner, values, waiting).values() if rung.waiting]
+    return found
+
+
+def _standings(config: SweepConfig, records: Sequence[TrialRecord], rung: int) -> dict[int, float]:
+    """How good trials were at a rung in two objectives, less is better: how many are better in both."""
+    nme = {r.number: r.curve[rung] for r in records if rung in r.curve and r.repeats is None}
+    cost = costs(config.objectives[1], records)
+    ceiling = max(nme.values(), default=1.0) + 1.0
+    found: dict[int, float] = {}
+    seen: list[float] = []  # costs of those with a lower NME, rising
+    for value, equals in groupby(sorted(nme, key=nme.__getitem__), nme.__getitem__):
+        own = {number: cost.get(number, math.inf) for number in equals}
+        found |= {n: bisect_left(seen, c) + value / ceiling for n, c in own.items()}  # NME decides between equals
+        for c in own.values():
+            insort(seen, c)
+    return found
 
 
 def _pays_repeats(config: SweepConfig) -> bool:
@@ -128,21 +136,17 @@ def _pays_repeats(config: SweepConfig) -> bool:
 class _Room:
     """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one."""
 
-    def __init__(
-        self, config: SweepConfig, records: Sequence[TrialRecord], live: Collection[int], hours: float
-    ) -> None:
-        self._config, self._records, self._live, self._hours = config, records, live, hours
-        complete = sum(r.state is State.COMPLETE and r.repeats is None for r in records)
-        self.complete = complete > 0
-        reserved = _pays_repeats(config) and (complete > 1 or len(live) > 0)
+    def __init__(self, config: SweepConfig, trials: Trials, live: Collection[int], hours: float) -> None:
+        self._config, self._trials, self._live, self._hours = config, trials, live, hours
+        reserved = _pays_repeats(config) and (trials.complete > 1 or len(live) > 0)
         self._share = 1 - (config.repeats.share if reserved else 0.0)
         self.searching = self.below(self._share)
 
     @cached_property
     def _epochs(self) -> int:
         """Spent, and promised to those that run."""
-        running = (self._records[n] for n in self._live)
-        return sum(r.epochs for r in self._records) + sum(next_stop(self._config, r) - r.epochs for r in running)
+        stops, gone = self._trials.stops, self._trials.gone
+        return self._trials.epochs + sum(stops[n] - gone[n] for n in self._live)
 
     def fits(self, record: TrialRecord | None = None) -> bool:
         """Whether a trial can run to its next stop (None: all that run can), and one trial be brought to its end.
@@ -153,17 +157,18 @@ class _Room:
         if limit is None:
             return True
         cost = 0 if record is None else next_stop(self._config, record) - record.epochs
-        if self.complete:
+        if self._trials.complete:
             return self._epochs + cost <= limit * self._share
-        running = [self._records[n] for n in self._live] + ([] if record is None else [record])
-        furthest = max((next_stop(self._config, r) for r in running), default=0)
-        waiting = max((r.epochs for r in self._records if r.state is State.PAUSED), default=0)
+        furthest = max((self._trials.stops[n] for n in self._live), default=0)
+        if record is not None:
+            furthest = max(furthest, next_stop(self._config, record))
+        waiting = max((r.epochs for r in self._trials.paused), default=0)
         rest = self._config.train.optim.epochs - max(furthest, waiting)
         return self._epochs + cost + rest <= limit
 
     def takes_new(self) -> bool:
         """Whether another configuration may be started."""
-        trials, count = self._config.trials, len(self._records)
+        trials, count = self._config.trials, len(self._trials)
         begun = TrialRecord(count, {}, State.RUNNING)
         return (trials is None or count < trials - self._reserved(trials)) and self.fits(begun)
 
@@ -171,7 +176,7 @@ class _Room:
         """Whether a configuration may be trained again."""
         trials, epochs, full = self._config.trials, self._config.epochs, self._config.train.optim.epochs
         room = epochs is None or self._epochs + full <= epochs
-        return room and (trials is None or len(self._records) < trials) and self.below(1.0)
+        return room and (trials is None or len(self._trials) < trials) and self.below(1.0)
 
     def _reserved(self, trials: int) -> int:
         return math.floor(trials * (1 - self._share) + _ROUNDING)
@@ -181,9 +186,9 @@ class _Room:
         config = self._config
         if config.hours is not None and self._hours >= share * config.hours:
             return False
-        return config.device_hours is None or device_hours(config, self._records) < share * config.device_hours
+        return config.device_hours is None or device_hours(config, self._trials) < share * config.device_hours
 
 
 def device_hours(config: SweepConfig, records: Sequence[TrialRecord]) -> float:
     """Training time of all trials, times the GPUs of each; without GPUs, times one."""
-    return sum(r.seconds for r in records) / 3600 * (config.resources.gpus or 1.0)
+    return Trials.of(config, records).seconds / 3600 * (config.resources.gpus or 1.0)

@@ -13,7 +13,7 @@ from sweep.secrets import redact
 from trainer.settings import ArgumentParser, ConfigError
 
 # By name: the modules of some import torch or optuna
-_RESUMABLE = frozenset({"DiskFullError", "StudyStorageError"})
+_RESUMABLE = frozenset({"DiskFullError", "StudyStorageError", "ClusterGoneError"})
 _EXPLAINED = frozenset(
     {"DataError", "ModelError", "CheckpointError", "NonFiniteError", "RerunError", "TrackingUnavailable"}
 )

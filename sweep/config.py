@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,8 +78,24 @@ class LimitsConfig(Section):
 
 
 class ResourcesConfig(Section):
-    cpus: float = Field(1.0, ge=0, description="CPUs a trial asks Ray for; its network gets as many threads [CPUs]")
-    gpus: float = Field(0.0, ge=0, description="GPUs a trial asks Ray for; fractions share one [GPUs]")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that train a trial together, sharing out its batches [processes]"
+    )
+    cpus: float = Field(1.0, ge=0, description="CPUs a worker asks Ray for; its network gets as many threads [CPUs]")
+    gpus: float = Field(0.0, ge=0, description="GPUs a worker asks Ray for; fractions share one [GPUs]")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ResourcesConfig:
+        if self.workers > 1 and not float(self.gpus).is_integer():
+            raise ValueError(
+                f"resources.gpus = {self.gpus:g}: workers of one trial do not share a GPU (use a whole one)"
+            )
+        return self
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What a worker asks for, by Ray's names."""
+        return {name: value for name, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value}
 
 
 class SweepConfig(Section):
@@ -106,6 +124,11 @@ class SweepConfig(Section):
     mlflow_uri: str | None = Field(None, description="MLflow store; null: mlflow.db in output [URI]")
     mlflow_experiment: str = Field("starsweep", min_length=1, description="MLflow experiment")
     ray_address: str | None = Field(None, description="Ray cluster (auto or HOST:PORT); null: this machine")
+    storage: str | None = Field(
+        None,
+        description="where machines without a common disk keep the files of trials (s3://BUCKET/PREFIX, gs://..., or "
+        "a folder that all see); null: in output, which all must see [URI]",
+    )
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     repeats: RepeatsConfig = RepeatsConfig()
@@ -196,7 +219,7 @@ class SweepConfig(Section):
     def tree(self) -> Tree:
         """Returns the plain nested mapping that `load_sweep` reads back, without the passwords of its URLs."""
         tree = self.model_dump(mode="json")
-        return tree | {key: redact(tree[key]) for key in ("study", "mlflow_uri") if tree[key]}
+        return tree | {key: redact(tree[key]) for key in ("study", "mlflow_uri", "storage") if tree[key]}
 
     def dump(self, path: Path) -> None:
         """Writes the config as YAML, without passwords."""
@@ -254,6 +277,7 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
         )
     run["threads"] = threads
     tree["output"] = _absolute("output", config.output)
+    tree["storage"] = _storage(config.storage)
     try:
         tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
@@ -261,8 +285,17 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
     return settings.build(SweepConfig, tree, config.name)
 
 
+def _storage(uri: str | None) -> str | None:
+    if uri is None or re.match(r"(s3|gs)://[^/]", uri):
+        return uri
+    if "://" in uri:
+        raise ConfigError(f"storage = {redact(uri)!r}: must be s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or a folder")
+    return _absolute("storage", uri)
+
+
 def _absolute(key: str, path: str) -> str:
     try:
-        return str(Path(path).expanduser().resolve())
+        # not resolve(): on the machines of a cluster, a link may lead elsewhere than here
+        return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
     except RuntimeError:
         raise ConfigError(f"{key} = {path!r}: there is no such user") from None

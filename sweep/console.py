@@ -35,7 +35,7 @@ class Board:
     Args:
         config: the sweep.
         records: gives the trials as the study holds them.
-        slots: trials at the same time.
+        slots: gives the number of trials at the same time.
         lag: events that MLflow has not got yet.
         console: where to show it.
     """
@@ -44,7 +44,7 @@ class Board:
         self,
         config: SweepConfig,
         records: Callable[[], list[TrialRecord]],
-        slots: int,
+        slots: Callable[[], int],
         lag: Callable[[], int],
         console: Console,
     ) -> None:
@@ -116,10 +116,12 @@ class Board:
         if self._config.trials is not None:
             mean = sum(finished) / len(finished)
             done = sum(min(1.0, r.epochs / self._config.train.optim.epochs) for r in records if not r.state.finished)
-            left.append((self._config.trials - sum(r.state.finished for r in records) - done) * mean / self._slots)
+            left.append(
+                (self._config.trials - sum(r.state.finished for r in records) - done) * mean / max(1, self._slots())
+            )
         if self._config.epochs is not None:
             spent, seconds = sum(r.epochs for r in records), sum(r.seconds for r in records)
-            left.append((self._config.epochs - spent) * seconds / max(1, spent) / self._slots)
+            left.append((self._config.epochs - spent) * seconds / max(1, spent) / max(1, self._slots()))
         if not left:
             return "until the time is up"
         return f"about {format_seconds(max(0.0, min(left)))} left"

@@ -6,7 +6,6 @@ three only pass on to the ledger. An error in them is the driver's, not the tria
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -14,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,20 +22,17 @@ os.environ.update(  # before ray.tune is imported
     TUNE_DISABLE_SIGINT_HANDLER="1",
     TUNE_GLOBAL_CHECKPOINT_S="100000",
     TUNE_RESULT_BUFFER_LENGTH="0",
+    TUNE_MAX_PENDING_TRIALS_PG="1000000",  # no limit but the one of `_Suggestions`
     RAY_AIR_NEW_OUTPUT="0",
-    RAY_TRAIN_V2_ENABLED=os.environ.get("RAY_TRAIN_V2_ENABLED", "0"),
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    RAY_prestart_worker_first_driver="false",  # none of these would be used: Tune's workers have an own environment
 )
+
+import sweep.cluster  # noqa: F401  # isort: skip  # sets what ray reads when it is imported
 
 import ray
 from ray import tune
-from ray._private import ray_constants
-from ray._private import worker as ray_worker
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
-from ray.tune.execution import tune_controller
+from ray.tune.execution import class_cache, tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -45,8 +41,9 @@ from sweep import trainable
 from sweep.config import SweepConfig
 from sweep.ledger import Assignment
 from sweep.records import State
-from sweep.resources import limit_slots
 from sweep.stop import StopRequest
+from sweep.storage import CREDENTIALS, Storage
+from sweep.workplace import HUNG_FILE
 from trainer.disk import DiskFullError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +51,11 @@ logger = logging.getLogger(__name__)
 # Tune takes an actor for dead only on the first of these, and its assertion ends all trials when another comes.
 for _module in (actor_manager, tune_controller):
     _module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError)
+
+# Tune would hand these to the workers as part of their environment, which Ray's agents write into their logs.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {*CREDENTIALS, "AWS_SECURITY_TOKEN"}
+)  # they come with `Storage`, in memory
 
 
 class Work(Protocol):
@@ -71,64 +73,30 @@ class Work(Protocol):
     def note_retry(self, number: int, attempt: int) -> None: ...
 
 
-@contextlib.contextmanager
-def ray_session(config: SweepConfig) -> Iterator[None]:
-    """Starts Ray on this machine, on loopback only, or joins the cluster of `ray_address`; leaves it at the end."""
-    options: dict[str, Any] = {"address": config.ray_address or "local"}
-    with contextlib.ExitStack() as stack:
-        if config.ray_address is None:
-            options.update(include_dashboard=False, object_store_memory=200_000_000)
-            stack.enter_context(_loopback())
-        ray_worker.print_to_stdstream = _log_message
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
-        stack.callback(ray.shutdown)
-        _to_log_file(logging.getLogger("ray"))
-        yield
+def execute(
+    config: SweepConfig, ledger: Work, slots: Callable[[], int], stop: StopRequest, storage: Storage | None = None
+) -> None:
+    """Runs trials until the ledger has no more, or until asked to stop; raises what made it stop early.
 
-
-@contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Ray's switch for machines that are no cluster; without it, every port is open to the network."""
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    if name in os.environ:  # told otherwise
-        yield
-        return
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _log_message(data: dict[str, Any], ignore_prefix: bool = False) -> None:
-    """A message of Ray's machinery, which Ray itself would print over the table."""
-    logger.info("ray: %s", " ".join(data["lines"]))
-
-
-def _to_log_file(chatter: logging.Logger) -> None:
-    """Ray's own messages, tracebacks of crashed trials among them, go to the sweep's log file only."""
-    chatter.handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
-    chatter.propagate = False
-
-
-def count_slots(config: SweepConfig) -> int:
-    """How many trials fit at once on the machines of the Ray session; raises as `limit_slots`."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return limit_slots(config, [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive])
-
-
-def execute(config: SweepConfig, ledger: Work, slots: int, stop: StopRequest) -> None:
-    """Runs trials until the ledger has no more, or until asked to stop; raises what made it stop early."""
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # all slots start at once
+    Args:
+        config: the sweep.
+        ledger: gives trials and takes their reports.
+        slots: how many fit at once, now.
+        stop: the request to stop.
+        storage: where trials keep their files; None: in the sweep's folder.
+    """
     deadline = time.monotonic() + config.hours * 3600 if config.hours else None
     for stale in config.folder.glob("ray-*"):  # of a driver that was killed
         shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix="ray-", dir=config.folder))
-    resources = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
+    asked: dict[str, float] = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
+    if config.resources.workers > 1:  # Ray Train asks for what they need; the trial itself only waits for them
+        asked = {"memory": 1}
+    # not in a trial's config, which Ray writes down: storage holds credentials
+    run_trial = tune.with_parameters(trainable.run_trial, storage=storage, resources=config.resources)
     try:
         tune.Tuner(
-            tune.with_resources(trainable.run_trial, resources),
+            tune.with_resources(run_trial, asked),
             tune_config=tune.TuneConfig(
                 search_alg=_Suggestions(ledger, slots, stop, config),
                 scheduler=_Decisions(ledger, stop),
@@ -180,13 +148,13 @@ def _guarded(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class _Suggestions(_OfThisProcess, Searcher):
     """Hands the ledger's trials to Ray, never more than fit, so that each is suggested when it can start."""
 
-    def __init__(self, ledger: Work, slots: int, stop: StopRequest, config: SweepConfig) -> None:
+    def __init__(self, ledger: Work, slots: Callable[[], int], stop: StopRequest, config: SweepConfig) -> None:
         super().__init__(metric=None, mode=None)
         self._ledger, self._slots, self._stop, self._config = ledger, slots, stop, config
 
     @_guarded(None)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._stop or self._ledger.live >= self._slots:
+        if self._stop or self._ledger.live >= self._slots():
             return None
         assignment = self._ledger.next_trial()
         if assignment is None:  # what still runs may give work for others
@@ -284,7 +252,7 @@ class _Failures(_OfThisProcess, tune.Callback):
         if trial not in self._given_up:
             return _why(trial)
         self._given_up.remove(trial)
-        stacks = Path(trial.config["config"]["run"]["output"]) / trainable.HUNG_FILE
+        stacks = Path(trial.config["config"]["run"]["output"]) / HUNG_FILE
         known = stacks.exists() and stacks.stat().st_size > 0
         where = f"; {stacks} shows what it was doing" if known else ""
         return f"no report for {self._config.timeout_minutes:g} minutes (timeout_minutes){where}"

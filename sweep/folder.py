@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shlex
@@ -16,10 +17,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from sweep.config import SweepConfig
-from sweep.pictures import render
+from sweep.pictures import CED_FILE, render
 from sweep.projection import TrackingUnavailable
 from sweep.secrets import RedactingFormatter
+from sweep.storage import Storage, StorageError
 from sweep.tracking import Projector, resolve_uri
+from trainer.metrics import FACES_FILE
 from trainer.settings import ConfigError
 
 CONFIG_FILE, EVENTS_FILE, LOG_FILE, MLFLOW_STATE_FILE = "sweep.yaml", "events.jsonl", "sweep.log", "mlflow.json"
@@ -52,8 +55,8 @@ def locked(config: SweepConfig) -> Iterator[None]:
         yield
 
 
-def make_projector(config: SweepConfig) -> Projector:
-    """The projection of a sweep's event log into its MLflow store."""
+def make_projector(config: SweepConfig, storage: Storage | None = None) -> Projector:
+    """The projection of a sweep's event log into its MLflow store; files that are not here come from the storage."""
     output = config.folder.parent
     uri = resolve_uri(config.mlflow_uri, output)
     return Projector(
@@ -62,8 +65,17 @@ def make_projector(config: SweepConfig) -> Projector:
         config.mlflow_experiment,
         config.folder / MLFLOW_STATE_FILE,
         output / "mlartifacts",
-        render,
+        functools.partial(_supply, storage),
     )
+
+
+def _supply(storage: Storage | None, path: Path) -> None:
+    """Brings a file here that is about to be sent, or draws it."""
+    source = path.with_name(FACES_FILE) if path.name == CED_FILE else path
+    if storage is not None and not source.exists():
+        with contextlib.suppress(StorageError):
+            storage.fetch(source)
+    render(path)
 
 
 def mlflow_page(config: SweepConfig) -> str:

@@ -115,7 +115,7 @@ class Ledger:
 
     def _next_step(self) -> Step | None:
         hours = (self._clock() - self._began) / 3600
-        return next_step(self._config, self.records, self._live, hours, full=self._full)
+        return next_step(self._config, self._study.trials, self._live, hours, full=self._full)
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """Notes one epoch of a trial; returns whether the trial shall go on.
@@ -185,7 +185,7 @@ class Ledger:
             self.end(number, State.PRUNED)
             return False
         live = {*self._live, *self._orphans, number}  # those that go on, also after a driver that was killed
-        if keeps_running(self._config, self.records, number, live):
+        if keeps_running(self._config, self._study.trials, number, live):
             return True
         self._pause(number)
         return False
@@ -198,7 +198,7 @@ class Ledger:
 
     def _make_room(self) -> None:
         """Stops the worst for good where more are paused than shall be kept."""
-        while (worst := worst_paused(self._config, self.records)) is not None:
+        while (worst := worst_paused(self._config, self._study.trials)) is not None:
             self.end(worst.number, State.PRUNED)
 
     def _catch_up_study(self) -> None:

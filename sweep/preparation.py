@@ -4,37 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from sweep.config import SweepConfig
 from sweep.folder import make_projector
+from sweep.node import prepare_faces
+from sweep.stop import StopRequest
+from sweep.storage import Storage
+
+if TYPE_CHECKING:
+    from sweep.cluster import Slots
 
 
-def make_ready(config: SweepConfig, stack: contextlib.ExitStack, console: Console) -> tuple[int, dict[str, str]]:
+def make_ready(
+    config: SweepConfig, stack: contextlib.ExitStack, console: Console, stop: StopRequest
+) -> tuple[Slots, dict[str, str]]:
     """Prepares faces and MLflow while Ray starts, which `stack` will leave.
 
     Returns:
-        The number of trials that fit at once, and the hashes of the faces by name.
+        How many trials fit at once, and the hashes of the faces by name.
 
     Raises:
         ConfigError, DataError, ModelError: as `sweep.session.run_sweep`.
     """
     with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
-        preparation = _Preparation(config)
-        from sweep import executor  # imports ray, while the faces are prepared
+        preparation = _Preparation(config) if config.ray_address is None else None
+        from sweep import cluster  # imports ray, while the faces are prepared
 
         threading.Thread(target=_prepare_mlflow, args=(config, preparation), name="mlflow", daemon=True).start()
-        stack.enter_context(executor.ray_session(config))
-        slots = executor.count_slots(config)
-        hashes = preparation.result()
-    return slots, hashes
+        stack.enter_context(cluster.ray_session(config))
+        slots = cluster.Slots(config)
+
+        def prepare() -> dict[str, str]:
+            slots.wait(lambda: bool(stop))
+            if preparation is not None:
+                return preparation.result()
+            storage = Storage.of_sweep(config.storage, config.name, config.folder) if config.storage else None
+            return {} if stop else cluster.prepare_nodes(config, storage)
+
+        return slots, cluster.attended(prepare, stop)
 
 
-def _prepare_mlflow(config: SweepConfig, preparation: _Preparation) -> None:
+def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> None:
     """Imports MLflow and has it make its tables, so that the first trials share the cores with neither."""
     with contextlib.suppress(Exception):  # the driver and the writer meet the same errors and say so
-        preparation.result()  # no tables for a sweep that cannot start
+        if preparation is not None:
+            preparation.result()  # no tables for a sweep that cannot start
         make_projector(config).check()
 
 
@@ -42,9 +59,9 @@ class _Preparation:
     """Builds the crop cache of the base config in the background, and tries its weights, so that no trial has to."""
 
     def __init__(self, config: SweepConfig) -> None:
-        from trainer.crops import load_split  # in this thread, before Ray: importing OpenCV resets sys.path
+        import trainer.crops  # noqa: F401  # in this thread, before Ray: importing OpenCV resets sys.path
 
-        self._load_split, self._config = load_split, config.train
+        self._config = config.train
         self._hashes: dict[str, str] = {}
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="crops", daemon=True)
@@ -52,12 +69,7 @@ class _Preparation:
 
     def _run(self) -> None:
         try:
-            for split in ("train", "val"):
-                self._hashes[f"data.hash.{split}"] = self._load_split(self._config.data, split).fingerprint()
-            if self._config.model.pretrained != "none":
-                from trainer.model import build_model
-
-                build_model(self._config)
+            self._hashes = prepare_faces(self._config)
         except Exception as error:
             self._error = error
 

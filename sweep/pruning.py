@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import functools
 import math
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from sweep.config import PrunerConfig
@@ -34,7 +36,7 @@ def should_prune(config: PrunerConfig, number: int, epoch: int, curves: Mapping[
         return False
     if config.name == "median":
         return _below_median(config, number, epoch, curves)
-    curves = {n: curve for n, curve in curves.items() if _bracket(config, n) == _bracket(config, number)}
+    curves = {n: curve for n, curve in curves.items() if bracket(config, n) == bracket(config, number)}
     rung = last_rung(epoch, first_rung(config, number), config.reduction)
     return rung is not None and not _in_top(number, rung, curves, config.reduction)
 
@@ -55,10 +57,10 @@ def _rungs(first: int, reduction: int, epochs: int) -> tuple[int, ...]:
 
 def first_rung(config: PrunerConfig, number: int) -> int:
     """The first rung of a trial: in each of hyperband's brackets it is later than in the one before."""
-    return config.min_epochs * config.reduction ** _bracket(config, number)
+    return config.min_epochs * config.reduction ** bracket(config, number)
 
 
-def _bracket(config: PrunerConfig, number: int) -> int:
+def bracket(config: PrunerConfig, number: int) -> int:
     """Hyperband's bracket of a trial; each has half as many trials as the one before: 0 1 0, or 0 1 0 2 0 1 0.
 
     With a reduction of 3, Hyperband's own numbers are much the same, such as 9, 5 and 3 (Li et al., JMLR 2018).
@@ -69,6 +71,40 @@ def _bracket(config: PrunerConfig, number: int) -> int:
     return (place & -place).bit_length() - 1  # zeros at the end of its binary digits
 
 
+@dataclass
+class Rung:
+    """Who has come to a rung of a bracket, and who of them waits there: (value, number) in order, the best first."""
+
+    arrived: list[tuple[float, int]] = field(default_factory=list)
+    waiting: list[tuple[float, int]] = field(default_factory=list)
+
+    def come(self, number: int, value: float) -> None:
+        """Notes that a trial has come; less is better, and of equals the older."""
+        insort(self.arrived, (value, number))
+
+    def wait(self, number: int, value: float) -> None:
+        """Notes that it is paused there."""
+        insort(self.waiting, (value, number))
+
+    def leave(self, number: int, value: float) -> None:
+        """Notes that it no longer is."""
+        del self.waiting[bisect_left(self.waiting, (value, number))]
+
+    def places(self, reduction: int) -> int:
+        """How many deserve to go on: the best 1/reduction, rounded down."""
+        return len(self.arrived) // reduction
+
+    def deserves(self, number: int, value: float, reduction: int) -> bool:
+        """Whether a trial is one of these."""
+        places = self.places(reduction)
+        return places > 0 and (value, number) <= self.arrived[places - 1]
+
+    def deserving(self, reduction: int) -> list[tuple[float, int]]:
+        """Those of them that wait."""
+        places = self.places(reduction)
+        return self.waiting[: bisect_right(self.waiting, self.arrived[places - 1])] if places else []
+
+
 def promotable(config: PrunerConfig, values: Mapping[int, float]) -> set[int]:
     """The trials that deserve to go on from a rung: the best 1/reduction of each bracket, rounded down.
 
@@ -76,10 +112,18 @@ def promotable(config: PrunerConfig, values: Mapping[int, float]) -> set[int]:
         config: which rule.
         values: of all trials that have come to the rung, by number; less is better.
     """
-    brackets: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for number, value in values.items():
-        brackets[_bracket(config, number)].append((value, number))
-    return {n for rivals in brackets.values() for _, n in sorted(rivals)[: len(rivals) // config.reduction]}
+    found = rivals(config, values).values()
+    return {number for rung in found for _, number in rung.arrived[: rung.places(config.reduction)]}
+
+
+def rivals(config: PrunerConfig, values: Mapping[int, float], waiting: Iterable[int] = ()) -> dict[int, Rung]:
+    """Those who have come to a rung, and who of them waits there, by bracket."""
+    found: dict[int, Rung] = defaultdict(Rung)
+    for value, number in sorted((value, number) for number, value in values.items()):
+        found[bracket(config, number)].come(number, value)
+    for number in waiting:
+        found[bracket(config, number)].wait(number, values[number])
+    return found
 
 
 def last_rung(epoch: int, first: int, reduction: int) -> int | None:

@@ -56,3 +56,11 @@ class TrialRecord:
     @property
     def epochs(self) -> int:
         return max(self.curve, default=0)
+
+
+def keep(group: dict[int, TrialRecord], record: TrialRecord, belongs: bool) -> None:
+    """Puts a trial into a group by number, or takes it out."""
+    if belongs:
+        group[record.number] = record
+    else:
+        group.pop(record.number, None)

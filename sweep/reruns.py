@@ -12,6 +12,8 @@ from sweep.events import Event, EventKind, EventLog
 from sweep.ledger import Assignment
 from sweep.loaded import Sweep
 from sweep.records import State, TrialRecord
+from sweep.results import SMALL_FILES
+from sweep.storage import Storage
 from trainer.config import TrainConfig
 
 SEED, FINAL = "seed", "final"  # purposes
@@ -70,10 +72,13 @@ class Reruns:
         jobs: what is left to do.
         log: the sweep's event log.
         show: told a line an epoch.
+        storage: where the jobs leave their files if the machines share no disk.
     """
 
-    def __init__(self, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> None:
-        self._jobs, self._log, self._show = jobs, log, show
+    def __init__(
+        self, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None], storage: Storage | None = None
+    ) -> None:
+        self._jobs, self._log, self._show, self._storage = jobs, log, show, storage
         self._waiting = list(range(len(jobs)))
         self._live: dict[int, _Progress] = {}
         self.failures: dict[str, str] = {}  # run -> reason
@@ -107,9 +112,7 @@ class Reruns:
         job, progress = self._jobs[number], self._live.pop(number)
         if state is not State.COMPLETE:
             self.failures[job.run] = reason or state.value
-        (job.folder / "last.pt").unlink(missing_ok=True)
-        if job.purpose != FINAL:
-            (job.folder / "best.pt").unlink(missing_ok=True)
+        self._collect(job)
         self._log.append(
             Event(
                 EventKind.RERUN,
@@ -128,6 +131,18 @@ class Reruns:
             )
         )
 
+    def _collect(self, job: Job) -> None:
+        """Brings here what a job has left elsewhere, and deletes what nobody needs any more."""
+        needed, unused = list(SMALL_FILES), ["last.pt"]
+        (needed if job.purpose == FINAL else unused).append("best.pt")
+        for name in unused:
+            (job.folder / name).unlink(missing_ok=True)
+        if self._storage is not None:
+            for name in unused:
+                self._storage.delete(job.folder / name)
+            for name in needed:
+                self._storage.fetch(job.folder / name)
+
     def note_retry(self, number: int, attempt: int) -> None:
         """A crashed job starts again from its checkpoint, and reports the epochs before it again."""
 
@@ -140,16 +155,25 @@ def run_jobs(config: SweepConfig, jobs: Sequence[Job], log: EventLog, show: Call
 
     Raises:
         KeyboardInterrupt: stopped by the user; the same call goes on.
-        ConfigError, DiskFullError: as for a sweep.
+        ConfigError, DiskFullError, StorageError, ClusterGoneError: as for a sweep.
     """
-    from sweep import executor  # imports ray
+    from sweep import cluster, executor  # imports ray
     from sweep.stop import StopRequest
 
-    reruns = Reruns(jobs, log, show)
-    with StopRequest() as stop, executor.ray_session(config):
+    storage = None
+    if config.storage is not None:  # of this sweep alone, also among those of its name
+        begun = next(event.time for event, _ in log.read())
+        storage = Storage.of_sweep(config.storage, f"{config.name}-reruns-{begun:.0f}", config.folder)
+    reruns = Reruns(jobs, log, show, storage)
+    with StopRequest() as stop, cluster.ray_session(config):
         stop.listen()  # again: Ray has put handlers of its own in place
-        slots = min(len(jobs), executor.count_slots(config))
-        executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop)
+        slots = cluster.Slots(config)
+
+        def train() -> None:
+            slots.wait(lambda: bool(stop))
+            executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop, storage)
+
+        cluster.attended(train, stop)
     if stop.by_user:
         raise KeyboardInterrupt
     return reruns.failures

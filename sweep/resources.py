@@ -8,7 +8,7 @@ from trainer.settings import ConfigError
 
 
 def fitting(resources: ResourcesConfig, cpus: float, gpus: float) -> int:
-    """How many trials fit on a machine with so many CPUs and GPUs."""
+    """How many workers of trials fit on a machine with so many CPUs and GPUs."""
     asked = [(resources.cpus, cpus), (resources.gpus, gpus)]
     return min((int(has / wants + 1e-9) for wants, has in asked if wants > 0), default=max(1, int(cpus)))
 
@@ -31,12 +31,14 @@ def limit_slots(config: SweepConfig, machines: list[tuple[float, float]]) -> int
     Raises:
         ConfigError: a trial asks for more than any machine has.
     """
-    fit = sum(fitting(config.resources, cpus, gpus) for cpus, gpus in machines)
+    workers = config.resources.workers
+    fit = sum(fitting(config.resources, cpus, gpus) for cpus, gpus in machines) // workers
     if fit == 0:
         have = "; ".join(f"{cpus:g} CPUs, {gpus:g} GPUs" for cpus, gpus in machines) or "none"
         raise ConfigError(
             f"resources.cpus = {config.resources.cpus:g}, resources.gpus = {config.resources.gpus:g}: "
-            f"a trial must fit on one machine, and there is: {have}"
+            + (f"{workers} workers must fit" if workers > 1 else "a trial must fit on one machine")
+            + f", and there is: {have}"
         )
     return min(fit, config.slots or fit)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sweep.config import SweepConfig
@@ -14,35 +16,68 @@ from sweep.leaderboard import best, rank
 from sweep.objectives import pareto_front, second_value
 from sweep.records import TrialRecord
 from sweep.repeats import candidates
+from sweep.storage import Storage, StorageError
+from sweep.workplace import TRIAL_LOG
+from trainer.metrics import FACES_FILE
 
+logger = logging.getLogger(__name__)
+
+_PAUSE, _SHARE = 1.0, 20  # seconds from one look at all trials to the next, and how often it must last as long
 LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
+SMALL_FILES = ("config.yaml", "metrics.jsonl", FACES_FILE, TRIAL_LOG)  # of every trial
 
 
 class Results:
     """Keeps these files up to date; remembers what it did, so that the last trial costs no more than the first."""
 
-    def __init__(self, config: SweepConfig) -> None:
-        self._config = config
+    def __init__(self, config: SweepConfig, storage: Storage | None = None) -> None:
+        self._config, self._storage = config, storage
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="storage")  # starts no thread before it is used
         self._winner: int | None = None
         self._kept: set[int] = set()
         self._freed: set[int] = set()
-        self._written = -math.inf  # when the leaderboard was, on the monotonic clock
+        self._next = -math.inf  # when trials that ended are looked at again, on the monotonic clock
 
     def update(self, records: Sequence[TrialRecord], *, final: bool = True) -> None:
         """Takes in trials that have ended; each file appears whole.
 
         Args:
             records: all trials.
-            final: whether this is the last call for now; others may leave the leaderboard a second late.
+            final: whether this is the last call for now; the others come to nothing where the last one was less than a
+                second ago, or took more than a twentieth of the time since: of many trials, many end in a second.
         """
-        if final or time.monotonic() - self._written >= 1:
-            _write_leaderboard(self._config, records)
-            self._written = time.monotonic()
+        began = time.monotonic()
+        if not final and began < self._next:
+            return
+        _write_leaderboard(self._config, records)
         winner = best(records)
         if winner is not None and winner.number != self._winner:
             self._config.best_config(winner.params).dump(self._config.folder / BEST_FILE)
             self._winner = winner.number
         self._free_disk(records)
+        now = time.monotonic()
+        self._next = now + max(_PAUSE, _SHARE * (now - began))
+        if final and self._storage is not None:
+            self._collect(self._storage, records)
+
+    def _collect(self, storage: Storage, records: Sequence[TrialRecord]) -> None:
+        """Brings here what trials have left elsewhere; what cannot be had is named, and the sweep is done all the same.
+
+        Weights come for those that are kept, the small files for all that have ended.
+        """
+        paths = [
+            self._config.trial_folder(r.number) / name for r in records if r.state.finished for name in SMALL_FILES
+        ]
+        paths += [self._config.trial_folder(number) / "best.pt" for number in self._kept]
+        try:
+            list(self._pool.map(storage.fetch, [path for path in paths if not path.exists()]))
+        except StorageError as error:
+            logger.warning("not everything could be fetched: %s", error)
+
+    def _delete(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if self._storage is not None:
+            self._pool.submit(_delete_in, self._storage, path)
 
     def _free_disk(self, records: Sequence[TrialRecord]) -> None:
         """Deletes the whole state of finished trials, and the weights of those that nobody needs any more."""
@@ -51,10 +86,17 @@ class Results:
         for number in finished - self._freed:
             folder = self._config.trial_folder(number)
             for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
-                unused.unlink(missing_ok=True)
+                self._delete(unused)
         for number in (finished - self._freed | self._kept) - kept:
-            (self._config.trial_folder(number) / "best.pt").unlink(missing_ok=True)
+            self._delete(self._config.trial_folder(number) / "best.pt")
         self._freed, self._kept = finished, kept & finished  # who goes on may come to need what it has
+
+
+def _delete_in(storage: Storage, path: Path) -> None:
+    try:
+        storage.delete(path)
+    except StorageError as error:
+        logger.warning("%s is left behind: %s", path.name, error)
 
 
 def kept_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> set[int]:

@@ -73,7 +73,7 @@ def run_in_python(sweep: str | Path | None = None, **settings: Any) -> Sweep:
     Raises:
         ConfigError: a setting that does not fit.
         KeyboardInterrupt: stopped by the user; the same call goes on.
-        DataError, ModelError, DiskFullError, StudyStorageError: see `sweep.session.run_sweep`.
+        DataError, ModelError, DiskFullError, StudyStorageError, ClusterGoneError: see `sweep.session.run_sweep`.
     """
     from sweep.session import run_sweep
 

@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -35,11 +36,15 @@ from sweep.resources import check_local
 from sweep.results import BEST_FILE, LEADERBOARD_FILE, Results
 from sweep.secrets import redact
 from sweep.stop import INTERRUPTED, StopRequest
+from sweep.storage import Storage
 from sweep.study import Study, StudyMismatchError, StudyStorageError
 from sweep.tracking import resolve_uri
 from sweep.writer import BackgroundWriter
 from trainer.disk import writing
 from trainer.settings import ConfigError
+
+if TYPE_CHECKING:
+    from sweep.cluster import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +65,8 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
     Raises:
         ConfigError: the sweep is running already, exists with other settings, or a trial asks for too much.
         DataError, ModelError: faces or pretrained weights are missing or faulty.
-        DiskFullError, StudyStorageError: the sweep had to stop; when there is room, or the database is back, the same
-            command goes on with it.
+        DiskFullError, StudyStorageError, ClusterGoneError: the sweep had to stop; when there is room, or database or
+            cluster are back, the same command goes on with it.
     """
     check_local(config)
     with contextlib.ExitStack() as stack:
@@ -71,9 +76,10 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         stack.enter_context(logging_into(config.folder / LOG_FILE, console))
         # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
-        slots, hashes, stop = 0, dict[str, str](), stack.enter_context(StopRequest())
+        slots: Slots | None = None
+        hashes, stop = dict[str, str](), stack.enter_context(StopRequest())
         if study is None or not study.satisfies():
-            slots, hashes = make_ready(config, stack, console)
+            slots, hashes = make_ready(config, stack, console, stop)
             stop.listen()  # again: Ray has put handlers of its own in place
         if stop and study is None:
             text = f"interrupted before the first trial; start again with:  {redact(command)}"
@@ -88,24 +94,24 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
 
 
 def _run_opened(
-    config: SweepConfig, study: Study, slots: int, stop: StopRequest, console: Console, started: Event
+    config: SweepConfig, study: Study, slots: Slots | None, stop: StopRequest, console: Console, started: Event
 ) -> tuple[list[TrialRecord], bool]:
     """Runs what is left, with everything noted; gives the trials, and whether MLflow has everything."""
-    state = "FAILED"
+    state, storage = "FAILED", _storage(config, study)
     config.dump(config.folder / CONFIG_FILE)
     with EventLog(config.folder / EVENTS_FILE) as log:
         _warn_of_other_versions(log, started.data["tags"])
         log.append(started)
-        writer = BackgroundWriter(make_projector(config))
+        writer = BackgroundWriter(make_projector(config, storage))
         writer.start()
-        ledger, results = Ledger(config, study, log), Results(config)
+        ledger, results = Ledger(config, study, log), Results(config, storage)
         with contextlib.ExitStack() as closing:  # each of these whatever becomes of the others
             closing.callback(writer.close, _CLOSING_SECONDS)
             closing.callback(lambda: log.append(_sweep_ended(config, ledger, state)))
-            closing.callback(lambda: _write_report(config, stop, anew=slots > 0))
+            closing.callback(lambda: _write_report(config, stop, anew=slots is not None))
             closing.callback(lambda: results.update(ledger.records))
             if slots and not stop:
-                _run_trials(config, ledger, results, slots, stop, writer, console)
+                _run_trials(config, ledger, results, slots, stop, writer, console, storage)
             state = "KILLED" if stop.by_user else "FINISHED"
         return ledger.records, writer.close(0)
 
@@ -114,27 +120,38 @@ def _run_trials(
     config: SweepConfig,
     ledger: Ledger,
     results: Results,
-    slots: int,
+    slots: Slots,
     stop: StopRequest,
     writer: BackgroundWriter,
     console: Console,
+    storage: Storage | None,
 ) -> None:
-    from sweep import executor
+    from sweep import cluster, executor
+    from sweep.gauges import Gauges
 
-    board = Board(config, lambda: ledger.records, slots, lambda: writer.lag, console)
+    gauges = Gauges(config, ledger, lambda: slots.last, lambda: writer.lag)
+    board = Board(config, lambda: ledger.records, lambda: slots.last, lambda: writer.lag, console)
 
     def heed(event: Event) -> None:
         writer.wake()
         if event.kind is EventKind.TRIAL_ENDED:
             results.update(ledger.records, final=False)
         board.take(event)
+        gauges.take(event)
 
     ledger.listen(heed)
     with board:
         try:
-            executor.execute(config, ledger, slots, stop)
+            cluster.attended(lambda: executor.execute(config, ledger, slots, stop, storage), stop)
         finally:
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
+
+
+def _storage(config: SweepConfig, study: Study) -> Storage | None:
+    """Where trials keep their files: a place for this study alone, also among those of its name."""
+    if config.storage is None:
+        return None
+    return Storage.of_sweep(config.storage, f"{config.name}-{study.id}", config.folder)
 
 
 def _open_study(config: SweepConfig) -> Study:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -19,17 +19,19 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from sweep.allocation import next_step
 from sweep.config import SweepConfig, differences
+from sweep.patience import Patience
 from sweep.records import State, TrialRecord
-from sweep.sampling import distribution, draw
+from sweep.sampling import Past, distribution, draw
 from sweep.secrets import redact
 from sweep.space import Params, active
+from sweep.trials import Trials
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PATIENCE = 900.0  # seconds that the driver waits for a database that is away, before it gives up
-_LONGEST_PAUSE = 15.0  # seconds between two attempts
 _DECISIVE, _STATE, _REASON, _SECONDS, _SEED, _REPEATS = "decisive", "state", "reason", "seconds", "seed", "repeats"
+_ID = "id"
 _REDRAWS = 50  # suggestions that were all tried before, after which a finite space counts as searched
 
 _TOLD = {
@@ -62,9 +64,10 @@ class Study:
         self._distributions = {d.key: distribution(d) for d in config.dimensions}
         trials = study.get_trials()
         self._live = {t.number: Trial(study, t._trial_id) for t in trials if not t.state.is_finished()}
-        self._records = {t.number: _record(t) for t in trials}
-        self._curves = {r.number: r.curve for r in self._records.values() if r.curve}
-        self._tried = {_key(r.params) for r in self._records.values()}
+        self._trials = Trials(config, map(_record, trials))
+        self._past = Past(config, self._trials)
+        self._curves = {r.number: r.curve for r in self._trials if r.curve}
+        self._tried = {_key(r.params) for r in self._trials}
 
     @classmethod
     def open(cls, url: str, config: SweepConfig) -> Study:
@@ -76,6 +79,8 @@ class Study:
         """
         study = optuna.create_study(storage=_storage(url), study_name=config.name, load_if_exists=True)
         old, new = study.user_attrs.get(_DECISIVE), json.loads(json.dumps(config.decisive()))
+        if _ID not in study.user_attrs:
+            study.set_user_attr(_ID, uuid.uuid4().hex[:8])
         if old is None:
             study.set_user_attr(_DECISIVE, new)
         elif old != new:
@@ -92,9 +97,19 @@ class Study:
         return cls(optuna.create_study(), config)
 
     @property
+    def id(self) -> str:
+        """Of this study alone, also among those of its name that were deleted."""
+        return str(self._study.user_attrs[_ID])
+
+    @property
     def records(self) -> list[TrialRecord]:
         """All trials that were ever started, by number."""
-        return list(self._records.values())  # asked for in the order of their numbers
+        return list(self._trials)
+
+    @property
+    def trials(self) -> Trials:
+        """The same, as decisions are made on them; changes with every report."""
+        return self._trials
 
     @property
     def curves(self) -> Mapping[int, Mapping[int, float]]:
@@ -103,13 +118,13 @@ class Study:
 
     def satisfies(self) -> bool:
         """Whether nothing is left to run; what time alone allows is."""
-        records = self.records
         full = len(self._tried) == self._config.points
-        return all(r.state.finished for r in records) and next_step(self._config, records, (), 0.0, full=full) is None
+        ended = all(r.state.finished for r in self._trials)
+        return ended and next_step(self._config, self._trials, (), 0.0, full=full) is None
 
     def record(self, number: int) -> TrialRecord:
         """What the study knows of one trial."""
-        return self._records[number]
+        return self._trials[number]
 
     def ask(self) -> TrialRecord | None:
         """Starts the next trial: a known configuration if one is left, else what the sampler suggests.
@@ -117,13 +132,13 @@ class Study:
         What was tried before is not tried again, known or not: None where all that is suggested was, so that a finite
         space is full.
         """
-        number, records = len(self._records), self.records
-        own = sum(r.repeats is None for r in records)  # known ones are counted without the repeats
+        number = len(self._trials)
+        own = number - self._trials.repeats  # known ones are counted without the repeats
         if len(self._tried) == self._config.points:
             return None
         for fixed in [*self._config.trials_known[own : own + 1], {}]:
             for attempt in range(_REDRAWS):
-                params = active(self._config.dimensions, draw(self._config, records, number, attempt) | fixed)
+                params = active(self._config.dimensions, draw(self._config, self._past, number, attempt) | fixed)
                 if _key(params) not in self._tried:
                     return self._start(TrialRecord(number, params))
                 if params.keys() <= fixed.keys():  # nothing of it is drawn
@@ -132,8 +147,8 @@ class Study:
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
         """Starts a trial with the parameters of another one and another seed of the training."""
-        params = dict(self._records[number].params)
-        return self._start(TrialRecord(len(self._records), params, seed=seed, repeats=number))
+        params = dict(self._trials[number].params)
+        return self._start(TrialRecord(len(self._trials), params, seed=seed, repeats=number))
 
     def _start(self, record: TrialRecord) -> TrialRecord:
         """Notes a new trial; in one step, so that no driver can die with half of it done."""
@@ -149,7 +164,7 @@ class Study:
             lambda: storage.create_new_trial(study_id, template_trial=template), lambda: self._begun(record.number)
         )
         self._live[record.number] = Trial(self._study, trial_id)
-        self._records[record.number] = record
+        self._put(record)
         self._tried.add(_key(record.params))
         return record
 
@@ -160,10 +175,10 @@ class Study:
 
         All metrics and the seconds trained so far are kept in memory only; the event log has them for good.
         """
-        record = self._records[number]
+        record = self._trials[number]
         if metrics is not None:
             self._change(number, metrics=metrics)
-            record = self._records[number]
+            record = self._trials[number]
         if epoch in record.curve or record.state.finished:
             return False
         self._patiently(lambda: self._live[number].report(nme, epoch))
@@ -177,7 +192,7 @@ class Study:
 
     def tell(self, number: int, state: State, *, seconds: float, reason: str | None = None) -> None:
         """Ends a trial for good."""
-        record = self._records[number]
+        record = self._trials[number]
         if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
             raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
         seconds = round(seconds, 3)  # as it is stored, or the leaderboard would change when the study is opened again
@@ -190,7 +205,7 @@ class Study:
         trial.set_user_attr(_SECONDS, seconds)
         if reason is not None:
             trial.set_user_attr(_REASON, reason)
-        value = self._records[trial.number].best_nme if state is State.COMPLETE else None
+        value = self._trials[trial.number].best_nme if state is State.COMPLETE else None
         if self._study._storage.get_trial(trial._trial_id).state is TrialState.RUNNING:  # else told, but not answered
             self._study.tell(trial, value, state=_TOLD[state])
 
@@ -201,20 +216,19 @@ class Study:
             step: what to do; taking it twice is the same as once, unless `done` finds what the first has done.
             done: what an attempt has done that seemed to fail; None where it has done nothing.
         """
-        deadline, pause, attempt = time.monotonic() + _PATIENCE, 0.5, step
+        patience, attempt = Patience(_PATIENCE), step
         while True:
             try:
                 return attempt()
             except Exception as error:
                 if not (reason := _absence(error)):
                     raise
-                if time.monotonic() > deadline:
+                if patience.over:
                     raise StudyStorageError(f"study: its database is away or locked ({reason})") from None
                 if attempt is step:
                     logger.warning("the study's database is away or locked, waiting for it (%s)", reason)
                 attempt = lambda: done() or step()  # noqa: E731
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            patience.wait()
 
     def _begun(self, number: int) -> int | None:
         """The id of the trial of this number, where the database has it although nobody was told."""
@@ -222,7 +236,11 @@ class Study:
         return next((trial._trial_id for trial in running if trial.number == number), None)
 
     def _change(self, number: int, **changes: Any) -> None:
-        self._records[number] = TrialRecord(**{**vars(self._records[number]), **changes})
+        self._put(TrialRecord(**{**vars(self._trials[number]), **changes}))
+
+    def _put(self, record: TrialRecord) -> None:
+        self._trials.put(record)
+        self._past.put(record)
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:

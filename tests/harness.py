@@ -20,6 +20,7 @@ from typing import Any
 
 import optuna
 import yaml
+from cluster import Machine
 from mlflow.entities import Run
 
 from sweep.events import Event, EventKind, read_events
@@ -61,6 +62,7 @@ class Sweep:
     name: str = "faces"
     settings: dict = field(default_factory=lambda: CALM)
     mlflow: str | None = None  # URI of the store, if not the one in the output folder
+    machine: Machine | None = None  # where its command runs, if not here
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -81,9 +83,10 @@ class Sweep:
 
     def start(self, *more: str, program: Sequence[str] = ("-m", "sweep.run"), **env: str) -> subprocess.Popen:
         """The command in a process group of its own, as from a terminal; `program` may be a script that wraps it."""
+        prefix = self.machine.prefix(self.home) if self.machine else []
         environment = os.environ | {"XDG_CACHE_HOME": str(self.home / "cache"), MARK: self.mark} | env
         return subprocess.Popen(
-            [sys.executable, "-u", *program, *self.words(*more)],
+            [*prefix, sys.executable, "-u", *program, *self.words(*more)],
             cwd=self.home,
             env=environment,
             stdout=subprocess.PIPE,

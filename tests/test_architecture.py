@@ -16,7 +16,8 @@ HOMES = {
     "optuna": {"sweep/sampling.py", "sweep/study.py", "sweep/plots.py"},
     "plotly": {"sweep/plots.py", "sweep/plot_runs.py", "sweep/plot_style.py", "sweep/report.py"},
     "mlflow": {"sweep/tracking.py", "sweep/registry.py"},
-    "ray": {"sweep/executor.py", "sweep/trainable.py"},
+    "ray": {"sweep/cluster.py", "sweep/executor.py", "sweep/gauges.py", "sweep/trainable.py"},
+    "pyarrow": {"sweep/storage.py"},
 }
 LIGHT = [
     "trainer.config",

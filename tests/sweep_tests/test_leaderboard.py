@@ -309,7 +309,7 @@ EVENTS = [
 
 def test_elsewhere_than_on_a_terminal_every_event_is_a_line(config):
     console = Console(file=io.StringIO())
-    with Board(config, lambda: RECORDS[:2], 2, lambda: 0, console) as board:
+    with Board(config, lambda: RECORDS[:2], lambda: 2, lambda: 0, console) as board:
         for event in EVENTS:
             board.take(event)
         board.take(Event(EventKind.SWEEP_STARTED, None, {"name": "x", "tags": {}, "config": {}}))
@@ -328,7 +328,7 @@ def test_elsewhere_than_on_a_terminal_every_event_is_a_line(config):
 @pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS, [record(n, "RUNNING") for n in range(30)]])
 def test_on_a_terminal_it_is_one_table(records, width, height, config):
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
-    with Board(config, lambda: records, 2, lambda: 25, console) as board:
+    with Board(config, lambda: records, lambda: 2, lambda: 25, console) as board:
         for event in EVENTS:
             board.take(event)
         console.print(board._render())
@@ -342,14 +342,14 @@ def test_on_a_terminal_it_is_one_table(records, width, height, config):
 def test_what_does_not_fit_on_the_terminal_is_counted(config):
     records = [record(n, "COMPLETE", 0.1) for n in range(30)] + [record(30, "RUNNING")]
     console = Console(file=io.StringIO(), force_terminal=True, width=160, height=20)
-    console.print(Board(config, lambda: records, 2, lambda: 0, console)._render())
+    console.print(Board(config, lambda: records, lambda: 2, lambda: 0, console)._render())
     text = console.file.getvalue()
     assert "19 more trials not shown" in text
     assert "RUNNING" in text
 
 
 def test_the_time_left_counts_what_is_done_of_the_running_ones(config):
-    board = Board(config, lambda: [], 2, lambda: 0, Console(file=io.StringIO()))
+    board = Board(config, lambda: [], lambda: 2, lambda: 0, Console(file=io.StringIO()))
     finished = [record(n, "COMPLETE", 0.1, 0.1, seconds=100.0) for n in range(4)]
     half = [record(4, "RUNNING", 0.1), record(5, "RUNNING", 0.1)]
     # 12 trials, 4 done, two halves are one: 7 more of 100 s on 2 slots

@@ -279,7 +279,7 @@ def test_a_trial_that_crashes_every_time_fails_with_the_reason(copied, more):
     assert "IsADirectoryError" in run.data.tags["starsweep.reason"]
     assert "trial 6 FAILED (IsADirectoryError: " in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
-    assert "IsADirectoryError" in (copied.folder / "trials" / "0006" / "error.txt").read_text()
+    assert "IsADirectoryError" in (copied.folder / "trials" / "0006" / "trial.log").read_text()
 
 
 # A sweep that is interrupted, then killed, then left in peace

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweep import trainable
+from sweep import trainable, workplace
 from trainer import engine
 from trainer.config import TrainConfig
 
@@ -92,8 +92,8 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
 
 
 def test_a_trial_that_is_silent_for_long_leaves_its_stacks_behind(tmp_path):
-    path = tmp_path / trainable.HUNG_FILE
-    with trainable._Watchdog(path, 0.5) as watchdog:
+    path = tmp_path / workplace.HUNG_FILE
+    with workplace._Watchdog(path, 0.5) as watchdog:
         for _ in range(4):  # it reports often enough
             time.sleep(0.3)
             watchdog.rest()
@@ -101,6 +101,6 @@ def test_a_trial_that_is_silent_for_long_leaves_its_stacks_behind(tmp_path):
         time.sleep(1)
         assert "test_a_trial_that_is_silent_for_long" in path.read_text()
     assert not path.exists()
-    with trainable._Watchdog(path, None):  # never
+    with workplace._Watchdog(path, None):  # never
         time.sleep(0.1)
         assert path.read_text() == ""

@@ -1,0 +1,263 @@
+"""The Ray session: this machine alone, or a cluster, whose machines need nothing of the driver's but what is sent."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sweep import head
+
+os.environ.update(  # before ray is imported
+    RAY_TRAIN_V2_ENABLED="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    RAY_prestart_worker_first_driver="false",  # none of these would be used: Tune's workers have an own environment
+)
+os.environ[head.RAYS_PATIENCE] = str(int(head.PATIENCE) + 120)  # Ray would end this process without a word
+
+import ray
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
+from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweep.config import SweepConfig
+from sweep.head import ClusterGoneError
+from sweep.node import prepare_node
+from sweep.resources import fitting, limit_slots
+from sweep.stop import StopRequest
+from sweep.storage import Storage
+from trainer.settings import ConfigError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FRESH = 2.0  # seconds that a count of the machines is good for
+_JOINING = 30.0  # seconds that this machine has to join a cluster
+_PACKAGES = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "trainer")]
+
+
+@contextlib.contextmanager
+def ray_session(config: SweepConfig) -> Iterator[None]:
+    """Starts Ray on this machine, on loopback only, or joins the cluster of `ray_address`; leaves it at the end.
+
+    The machines of a cluster get this package from here. A machine that is no part of the cluster becomes one without
+    room for trials, for as long as this lasts.
+
+    Raises:
+        ConfigError: there is no cluster at that address.
+    """
+    with contextlib.ExitStack() as stack:
+        _join(config, stack)
+        farewell = stack.enter_context(contextlib.ExitStack())
+        farewell.callback(ray.shutdown)
+        _to_log_file(logging.getLogger("ray"))
+        if config.ray_address is not None and config.slots:
+            farewell.enter_context(_asked_for(config, config.slots))
+        try:
+            yield
+        except ClusterGoneError:  # to which all of this would speak
+            farewell.pop_all()
+            atexit.unregister(ray.shutdown)
+            raise
+
+
+def _join(config: SweepConfig, stack: contextlib.ExitStack) -> None:
+    """Starts Ray, or joins the cluster; `stack` undoes what this process needs for it."""
+    options: dict[str, Any]
+    if config.ray_address is None:
+        options = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
+        stack.enter_context(_loopback())
+    else:
+        packages = {"py_modules": _PACKAGES, "excludes": ["**/__pycache__"]}
+        options = {"address": config.ray_address, "runtime_env": packages}
+        stack.enter_context(_membership(config.ray_address))
+    ray_worker.print_to_stdstream = _log_message
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if config.ray_address is None:
+            raise
+        raise ConfigError(f"ray_address = {config.ray_address!r}: {str(error).splitlines()[0]}") from None
+
+
+def attended(work: Callable[[], T], stop: StopRequest) -> T:
+    """Does the work, which calls Ray; see `sweep.head.attended`."""
+    return head.attended(work, ray.get_runtime_context().gcs_address, stop)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray's switch for machines that are no cluster; without it, every port is open to the network."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    if name in os.environ:  # told otherwise
+        yield
+        return
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _membership(address: str) -> Iterator[None]:
+    """Makes this machine a part of the cluster where it is none: Ray lets no driver in from outside."""
+    host, _, port = address.partition(":")
+    if not port.isdigit() or _is_member(address):
+        yield
+        return
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            own = connection.getsockname()[0]
+    except OSError as error:
+        raise ConfigError(f"ray_address = {address!r}: no cluster answers there ({error})") from None
+    words = [
+        "-m",
+        "sweep.member",
+        "start",
+        f"--address={address}",
+        f"--node-ip-address={own}",
+        "--num-cpus=0",
+        "--num-gpus=0",
+        "--block",
+    ]
+    words += ["--object-store-memory=100000000", "--disable-usage-stats"]
+    with tempfile.TemporaryFile("w+") as output:
+        command, pipe = [sys.executable, *words], subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=output, stderr=output, start_new_session=True)
+        try:
+            deadline = time.monotonic() + _JOINING
+            while not _is_member(address):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    lines = output.read().strip().splitlines() or ["no answer"]
+                    raise ConfigError(f"ray_address = {address!r}: this machine cannot join ({lines[-1]})")
+                time.sleep(0.2)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _is_member(address: str) -> bool:
+    """Whether a Ray process of this machine belongs to the cluster of this address."""
+    from ray._private.services import find_gcs_addresses
+
+    return address in find_gcs_addresses()
+
+
+@contextlib.contextmanager
+def _asked_for(config: SweepConfig, slots: int) -> Iterator[None]:
+    """Tells the cluster's autoscaler, if it has one, how much a sweep of so many slots could use."""
+    try:
+        request_resources(bundles=[config.resources.bundle] * slots * config.resources.workers)
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # a cluster that is gone
+            request_resources(bundles=[])
+
+
+def _log_message(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """A message of Ray's machinery, which Ray itself would print over the table."""
+    logger.info("ray: %s", " ".join(data["lines"]))
+
+
+def _to_log_file(chatter: logging.Logger) -> None:
+    """Ray's own messages, tracebacks of crashed trials among them, go to the sweep's log file only."""
+    chatter.handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    chatter.propagate = False
+
+
+class Slots:
+    """How many trials fit at once on the machines of the Ray session, as these come and go.
+
+    Attributes:
+        last: the number when it was last asked for, without asking.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._counted, self.last = -_FRESH, 0
+
+    def __call__(self) -> int:
+        """The number now; 0 while no machine is there that has room for a trial."""
+        if time.monotonic() - self._counted >= _FRESH:
+            count = 0
+            with contextlib.suppress(ConfigError):
+                count = self._limit()
+            self._counted, self.last = time.monotonic(), count
+        return self.last
+
+    def wait(self, asked_to_stop: Callable[[], bool]) -> None:
+        """Waits for the first machine with room for a trial; raises as `limit_slots` where none can come."""
+        warned = False
+        while not asked_to_stop():
+            try:
+                self._limit()
+                return
+            except ConfigError as error:
+                if self._config.ray_address is None:
+                    raise
+                if not warned:
+                    logger.warning("%s; waiting for a machine that has the room", error)
+                    warned = True
+            time.sleep(0.5)
+
+    def _limit(self) -> int:
+        return limit_slots(self._config, [(cpus, gpus) for _, cpus, gpus in _machines()])
+
+
+def _machines() -> list[tuple[dict[str, Any], float, float]]:
+    """Machines that are alive: (what Ray knows of it, CPUs, GPUs)."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [(node, node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]
+
+
+def prepare_nodes(config: SweepConfig, storage: Storage | None) -> dict[str, str]:
+    """Has every machine with room for a trial build its crop cache and try what trials need.
+
+    Returns:
+        The hashes of the faces, which are the same everywhere.
+
+    Raises:
+        ConfigError: names the machine on which something is missing, or has other faces.
+    """
+    probe = config.folder / f".seen-{uuid.uuid4().hex[:8]}"
+    probe.touch()
+    task = ray.remote(max_calls=1)(prepare_node)  # what it imports is not to stay in an idle process
+    nodes = [node for node, cpus, gpus in _machines() if fitting(config.resources, cpus, gpus)]
+    try:
+        asked = [
+            task.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(config.train.tree(), storage, probe)
+            for node in nodes
+        ]
+        found = ray.get(asked)
+    finally:
+        probe.unlink(missing_ok=True)
+    for node, answer in zip(nodes, found, strict=True):
+        if "error" in answer:
+            raise ConfigError(f"machine {node['NodeManagerAddress']}: {answer['error']}")
+        if changed := [key for key, value in answer.items() if found[0].get(key) != value]:
+            names = f"{nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']}"
+            if any(key.startswith("data.") for key in changed):
+                raise ConfigError(f"machines {names} have different faces ({', '.join(changed)})")
+            logger.warning("machines %s differ in %s: numbers may differ in their last digits", names, changed)
+    return {key: value for key, value in (found[0] if found else {}).items() if key.startswith("data.")}

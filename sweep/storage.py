@@ -1,0 +1,233 @@
+"""Where the files of trials lie when the machines share no disk: a bucket, or a folder that all of them see.
+
+A trial is trained in a folder of the machine it runs on. What the driver or another machine needs of it is copied to
+the storage, under the path that it has below the sweep's folder, and fetched from there. The only import of pyarrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from sweep.patience import Patience
+from sweep.secrets import redact
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
+_PATIENCE = 600.0  # seconds that an upload or download waits for a storage that is away
+_HOPELESS = re.compile("ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH", re.IGNORECASE)
+_OWNER = "owner"  # beside a trial's files: who may write them
+
+
+class StorageError(OSError):
+    """The storage cannot be used; the message names it."""
+
+
+class SupersededError(RuntimeError):
+    """Another worker has taken the trial over, since this one was taken for dead."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Files below a sweep's folder, as all machines see them.
+
+    It travels to the workers in memory, with the driver's credentials, which are never written.
+
+    Attributes:
+        uri: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or an absolute path, of this sweep alone.
+        root: the sweep's folder on the driver's machine.
+        credentials: what the driver's environment holds of AWS_*; without any, each machine has its own role.
+    """
+
+    uri: str
+    root: Path
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_sweep(cls, base: str, name: str, root: Path) -> Storage:
+        """The place of one sweep under the setting `storage`, with the credentials of this process's environment."""
+        found = {key: value for key in CREDENTIALS if (value := os.environ.get(key))}
+        return cls(f"{base.rstrip('/')}/{name}", root, found)
+
+    def check(self) -> None:
+        """Writes, reads and deletes a small file; raises StorageError when that is not possible now."""
+        probe = self.root / f".probe-{uuid.uuid4().hex}"
+        try:
+            self._write(probe, b"starsweep")
+            if self._read(probe) != b"starsweep":
+                raise OSError("gives back something else than was written")
+            self.delete(probe)
+        except OSError as error:
+            raise self._named(error) from None
+
+    def fetch(self, path: Path, into: Path | None = None) -> bool:
+        """Copies a file from the storage to `path`, or `into` another one; False where the storage has none."""
+        into = into or path
+
+        def copy() -> bool:
+            filesystem, place = self._open()
+            into.parent.mkdir(parents=True, exist_ok=True)
+            temporary = into.with_name(f".{into.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+            try:
+                with filesystem.open_input_stream(f"{place}/{self._key(path)}") as source, temporary.open("wb") as file:
+                    while block := source.read(1 << 22):
+                        file.write(block)
+                temporary.replace(into)
+            except FileNotFoundError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+            return True
+
+        return self._patiently(copy)
+
+    def push(self, source: Path, path: Path) -> None:
+        """Copies a file to where `path` lies in the storage; a reader sees the old one or the whole new one."""
+
+        def copy() -> None:
+            with source.open("rb") as file, self._replacing(path) as stream:
+                while block := file.read(1 << 22):
+                    stream.write(block)
+
+        self._patiently(copy)
+
+    def delete(self, path: Path) -> None:
+        """Deletes a file where there is one."""
+
+        def remove() -> None:
+            filesystem, place = self._open()
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.delete_file(f"{place}/{self._key(path)}")
+
+        self._patiently(remove)
+
+    def take_over(self, folder: Path, token: str) -> None:
+        """Makes the holder of the token the one who may write a trial's files."""
+        self._patiently(lambda: self._write(folder / _OWNER, token.encode()))
+
+    def held_by(self, folder: Path, token: str) -> bool:
+        """Whether nobody has taken the trial over since."""
+        return bool(self._patiently(lambda: self._read(folder / _OWNER)) == token.encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with self._replacing(path) as stream:
+            stream.write(content)
+
+    def _read(self, path: Path) -> bytes:
+        filesystem, place = self._open()
+        with filesystem.open_input_stream(f"{place}/{self._key(path)}") as source:
+            return bytes(source.read())
+
+    @contextlib.contextmanager
+    def _replacing(self, path: Path) -> Iterator[Any]:
+        """A stream to write the file anew. A bucket shows an object when it is whole; a folder needs a second name."""
+        filesystem, place = self._open()
+        target = f"{place}/{self._key(path)}"
+        written = target
+        if filesystem.type_name == "local":
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            written = f"{target}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with filesystem.open_output_stream(written) as stream:
+                yield stream
+            if written != target:
+                Path(written).replace(target)
+        finally:
+            if written != target:
+                Path(written).unlink(missing_ok=True)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _open(self) -> tuple[Any, str]:
+        """The file system and the place of the sweep in it."""
+        from pyarrow import fs
+
+        if not self.uri.startswith("s3://"):
+            if self.uri.startswith("/"):
+                return fs.LocalFileSystem(), self.uri
+            filesystem, place = fs.FileSystem.from_uri(self.uri)
+            return filesystem, place
+        names = {"AWS_ACCESS_KEY_ID": "access_key", "AWS_SECRET_ACCESS_KEY": "secret_key"}
+        names |= {"AWS_SESSION_TOKEN": "session_token", "AWS_REGION": "region"}
+        options = {names[key]: value for key, value in self.credentials.items() if key in names}
+        if endpoint := self.credentials.get("AWS_ENDPOINT_URL"):
+            parts = urlsplit(endpoint)
+            options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
+        return fs.S3FileSystem(
+            connect_timeout=10, request_timeout=60, allow_delayed_open=True, **options
+        ), self.uri.removeprefix("s3://")
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """Takes a step that needs the storage, and takes it again while that is away; raises StorageError at last."""
+        patience, warned = Patience(_PATIENCE), False
+        while True:
+            try:
+                return step()
+            except OSError as error:
+                hopeless = isinstance(error, (FileNotFoundError, PermissionError)) or _HOPELESS.search(str(error))
+                if hopeless or patience.over:
+                    raise self._named(error) from None
+                if not warned:
+                    logger.warning("%s, waiting for it", self._named(error))
+                    warned = True
+            patience.wait()
+
+    def _named(self, error: OSError) -> StorageError:
+        return StorageError(f"storage {redact(self.uri)} cannot be used: {redact(str(error)).splitlines()[0][:300]}")
+
+
+class Mirror:
+    """The copy in the storage of one trial's folder on this machine.
+
+    Args:
+        storage: where the copy is.
+        path: the trial's folder as the driver names it.
+        folder: the trial's folder on this machine.
+    """
+
+    def __init__(self, storage: Storage, path: Path, folder: Path) -> None:
+        self._storage, self._path, self._folder = storage, path, folder
+        self._token = uuid.uuid4().hex
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def fetch(self, names: tuple[str, ...]) -> None:
+        """Takes the trial over and brings these files here, as far as there are any."""
+        self._storage.take_over(self._path, self._token)
+        for name in names:
+            if self._storage.fetch(self._path / name, self._folder / name):
+                self._known[name] = _stamp(self._folder / name)
+
+    def push(self, first: tuple[str, ...], last: str, *, final: bool = False) -> None:
+        """Copies what has changed: small files always, the `first` ones only before `last`, or at the end.
+
+        So a checkpoint (`last`) in the storage never refers to weights that are not there.
+
+        Raises:
+            SupersededError: another worker has taken the trial over.
+        """
+        if not self._storage.held_by(self._path, self._token):
+            raise SupersededError(f"{self._path.name}: another worker has taken it over")
+        changed = [p.name for p in self._folder.iterdir() if p.is_file() and not p.name.startswith((".", "worker."))]
+        changed = [name for name in changed if self._known.get(name) != _stamp(self._folder / name)]
+        due = final or last in changed
+        for name in sorted(changed, key=lambda name: (name == last, name in first)):
+            if due or name not in (*first, last):
+                stamp = _stamp(self._folder / name)
+                self._storage.push(self._folder / name, self._path / name)
+                self._known[name] = stamp
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
