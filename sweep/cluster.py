@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -64,12 +63,12 @@ def ray_session(config: SweepConfig) -> Iterator[None]:
         farewell.callback(ray.shutdown)
         _to_log_file(logging.getLogger("ray"))
         if config.ray_address is not None and config.slots:
-            farewell.enter_context(_asked_for(config, config.slots))
+            _ask_for(config, config.slots)
+            farewell.callback(_ask_for, config, 0)
         try:
             yield
         except ClusterGoneError:  # to which all of this would speak
             farewell.pop_all()
-            atexit.unregister(ray.shutdown)
             raise
 
 
@@ -162,15 +161,9 @@ def _is_member(address: str) -> bool:
     return address in find_gcs_addresses()
 
 
-@contextlib.contextmanager
-def _asked_for(config: SweepConfig, slots: int) -> Iterator[None]:
+def _ask_for(config: SweepConfig, slots: int) -> None:
     """Tells the cluster's autoscaler, if it has one, how much a sweep of so many slots could use."""
-    try:
-        request_resources(bundles=[config.resources.bundle] * slots * config.resources.workers)
-        yield
-    finally:
-        with contextlib.suppress(Exception):  # a cluster that is gone
-            request_resources(bundles=[])
+    request_resources(bundles=[config.resources.bundle] * slots * config.resources.workers)
 
 
 def _log_message(data: dict[str, Any], ignore_prefix: bool = False) -> None:

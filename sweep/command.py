@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,7 +64,8 @@ def carry_out(parser: ArgumentParser, action: Callable[[], int], interrupted: st
         interrupted: what to say after Ctrl-C.
 
     Returns:
-        The exit code: that of the action, 1 failed, 130 interrupted; bad input exits with 2.
+        The exit code: that of the action, 1 failed, 130 interrupted; bad input exits with 2. When the cluster is gone
+        the process ends here, with 1: what Ray has registered for its exit would wait for the cluster.
     """
     try:
         return action()
@@ -80,4 +83,13 @@ def carry_out(parser: ArgumentParser, action: Callable[[], int], interrupted: st
         else:
             text = traceback.format_exc()
         print(redact(text), file=sys.stderr)
+        if kind == "ClusterGoneError":
+            _leave(1)
         return 1
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

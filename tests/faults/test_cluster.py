@@ -19,7 +19,7 @@ from sweep.events import EventKind
 pytestmark = pytest.mark.slow
 
 TRAIN = TINY | {
-    "optim": {"epochs": 12, "batch_size": 8},
+    "optim": {"epochs": 8, "batch_size": 8},
     "run": {"precision": "float32", "checkpoint_seconds": 0},
 }
 SETTINGS = CALM | {
