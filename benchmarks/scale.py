@@ -1,0 +1,280 @@
+"""How far a sweep scales: 1,000 trials on 200 slots of 16 nodes through the whole stack, 10,000 on 1,000 in simulation.
+
+Trials do nothing, see `benchmarks.growth`. Processor time is measured, which other processes on the machine change
+little. Every sweep has a process of its own: `python -m benchmarks.scale KIND NUMBER ...` prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import growth
+from benchmarks.measuring import Table, Tables, peak_memory
+from benchmarks.nodes import cluster
+from benchmarks.watch import NATIVE, Threads, Timed, medians
+from sweep.config import SweepConfig, load_sweep
+from sweep.records import State, TrialRecord
+from sweep.space import Params
+
+REAL = ((100, 2, 20), (300, 5, 60), (1000, 16, 200))  # trials, nodes, slots
+SIMULATED = ((1000, 100), (3000, 300), (10_000, 1000))  # trials, slots
+PASTS = (1000, 3000, 10_000, 30_000, 100_000, 300_000)  # trials that a suggestion is made from
+_ALL_UP_TO = 30_000  # where all of them are shown
+_SLOW = 100.0  # milliseconds of an ask at which it counts as saturated
+_DRAWS = 7
+_WORK, _WRITER, _MAIN = "ray-work", "mlflow-writer", "MainThread"
+_COSTS = ("driver CPU s", "ms a trial", "ask ms: all, last 10 %", "report ms: all, last 10 %", "driver memory MB")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sweep; times are processor time of the driver.
+
+    Attributes:
+        cpu: seconds, from the first trial until all is noted, and MLflow has everything.
+        threads: the same by thread.
+        ask: milliseconds of a suggestion with its note in the study; median of all, and of the last tenth.
+        report: milliseconds of a report with its note in event log and study, and the decision; likewise.
+        memory: the driver's peak in bytes.
+        seconds: from the first to the last event, on the clock.
+        sent: events that MLflow got.
+        sending: seconds of sending them.
+        late: seconds on the clock from the last trial's end until MLflow had everything.
+    """
+
+    trials: int
+    slots: int
+    reports: int
+    cpu: float
+    ask: tuple[float, float]
+    report: tuple[float, float]
+    memory: int
+    nodes: int = 0
+    seconds: float = 0.0
+    sent: int = 0
+    sending: float = 0.0
+    late: float = 0.0
+    threads: dict[str, float] = field(default_factory=dict)
+
+    def costs(self) -> list[str]:
+        """The cells under `_COSTS`."""
+        pairs = [", ".join(f"{value:.1f}" for value in pair) for pair in (self.ask, self.report)]
+        return [f"{self.cpu:.0f}", f"{1e3 * self.cpu / self.trials:.0f}", *pairs, f"{self.memory / 1e6:.0f}"]
+
+
+def measure() -> Tables:
+    """Runs everything, one after the other."""
+    real = [Run(**_alone("real", *sizes)) for sizes in REAL]
+    simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
+    shown = {trials: float(_alone("ask", trials, 0)) for trials in PASTS}
+    everything = {trials: float(_alone("ask", trials, 1)) for trials in PASTS if trials <= _ALL_UP_TO}
+    return Tables([_real_table(real), _simulated_table(simulated), _ask_table(shown, everything)])
+
+
+def _alone(kind: str, *numbers: int) -> Any:
+    command = [sys.executable, "-m", "benchmarks.scale", kind, *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        raise RuntimeError(f"{kind} {numbers} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# The whole stack
+
+
+def run_real(trials: int, nodes: int, slots: int) -> Run:
+    """A sweep on nodes of this machine."""
+    from rich.console import Console
+
+    from sweep import folder, session, trainable
+    from sweep.events import Event, EventKind, EventLog
+
+    asks, reports, sent, _ = _timed()
+    times: dict[EventKind, list[float]] = {kind: [] for kind in EventKind}
+    start: list[tuple[float, dict[str, float]]] = []
+
+    class TimedLog(EventLog):
+        """Notes when things happened, and what was spent before the first trial."""
+
+        def append(self, event: Event) -> None:
+            if event.kind is EventKind.TRIAL_STARTED and not start:
+                start.append((time.process_time(), threads.seconds()))
+            times[event.kind].append(event.time)
+            super().append(event)
+
+    session.EventLog = TimedLog  # type: ignore[misc]
+    trainable.run_trial = growth.do_nothing
+    _by_value(growth)
+    with tempfile.TemporaryDirectory() as output, Threads() as threads, cluster(nodes, slots) as address:
+        config = configured(trials, Path(output), {"ray_address": address})
+        growth.make_tables(folder.resolve_uri(None, Path(output)))
+        with open(os.devnull, "w") as nowhere:
+            session.run_sweep(config, Console(file=nowhere), "scale")
+        if not folder.make_projector(config).finished:
+            raise RuntimeError("MLflow has not got everything in time")
+        done = (config.folder / folder.MLFLOW_STATE_FILE).stat().st_mtime
+        cpu, spent = time.process_time(), threads.seconds()
+    ends = times[EventKind.TRIAL_ENDED]
+    return Run(
+        trials=len(ends),
+        nodes=nodes,
+        slots=slots,
+        reports=len(times[EventKind.REPORT]),
+        cpu=cpu - start[0][0],
+        threads={name: seconds - start[0][1].get(name, 0.0) for name, seconds in spent.items()},
+        ask=medians(asks.seconds),
+        report=medians(reports.seconds),
+        memory=peak_memory(),
+        seconds=ends[-1] - times[EventKind.TRIAL_STARTED][0],
+        sent=sent.given,
+        sending=sum(sent.seconds),
+        late=done - ends[-1],
+    )
+
+
+def _timed() -> tuple[Timed, Timed, Timed, Timed]:
+    from sweep.ledger import Ledger
+    from sweep.study import Study
+    from sweep.tracking import Projector
+
+    return Timed(Study, "ask"), Timed(Ledger, "report"), Timed(Projector, "catch_up"), Timed(Ledger, "next_trial")
+
+
+def _by_value(module: Any) -> None:
+    """Workers of a cluster have `sweep` and `trainer`, and not this package."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(module)
+
+
+def configured(trials: int, output: Path, more: dict[str, str]) -> SweepConfig:
+    """The demo's sweep with so many trials, none of which is set aside for repeats."""
+    given = {"name": "scale", "output": str(output), "trials": str(trials), "repeats.share": "0", "report": "false"}
+    faces = {"train_faces": "32", "val_faces": "16", "image_size": "32", "cache_dir": str(output / "cache")}
+    given |= {f"train.data.{key}": value for key, value in faces.items()}
+    return load_sweep(None, {**given, "train.optim.epochs": str(growth.EPOCHS), **more})
+
+
+def _real_table(runs: Sequence[Run]) -> Table:
+    header = ("trials", "nodes", "slots", "reports", *_COSTS, "MLflow events/s of CPU", "done after")
+    rows = []
+    for run in runs:
+        mlflow = [f"{run.sent / run.sending:.0f}", f"{run.late:.1f} s"]
+        rows.append([str(run.trials), str(run.nodes), str(run.slots), str(run.reports), *run.costs(), *mlflow])
+    last = runs[-1]
+    parts = {"Ray Tune, asks and reports": _WORK, "MLflow": _WRITER, "Ray's own threads": NATIVE, "main": _MAIN}
+    shares = ", ".join(f"{what} {last.threads.get(name, 0.0):.0f} s" for what, name in parts.items())
+    text = f"By thread, of {last.trials} trials: {shares}; {last.seconds:.0f} s on the clock."
+    return Table("What a sweep costs its driver, by size", header, rows, text)
+
+
+# In simulation
+
+
+class Cheap:
+    """A task with the curves of `growth.epochs`; each epoch takes about an hour."""
+
+    epochs = growth.EPOCHS
+
+    def seconds(self, epoch: int) -> float:
+        """Simulated, not quite the same for all epochs, so that few reports come together."""
+        return 3600.0 + 7 * epoch
+
+    def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
+        """By epoch."""
+        return np.array([row["best_nme"] for row in growth.epochs(*map(float, params.values()))])  # type: ignore[arg-type]
+
+    def true_nme(self, params: Params) -> float:
+        """There is no noise."""
+        return float(self.curve(params, 0)[-1])
+
+
+def run_simulated(trials: int, slots: int) -> Run:
+    """A sweep without Ray, database, event log and MLflow."""
+    from sweep.simulation import simulate
+
+    asks, reports, *_ = _timed()
+    config = configured(trials, Path(tempfile.gettempdir()), {})
+    began = time.process_time()
+    found = simulate(config, Cheap(), slots, seed=0)  # type: ignore[arg-type]
+    cpu = time.process_time() - began
+    costs = medians(asks.seconds), medians(reports.seconds)
+    return Run(len(found.records), slots, len(reports.seconds), cpu, *costs, peak_memory())
+
+
+def _simulated_table(runs: Sequence[Run]) -> Table:
+    header = ("trials", "slots", "reports", *_COSTS)
+    rows = [[str(run.trials), str(run.slots), str(run.reports), *run.costs()] for run in runs]
+    return Table("The same in simulation", header, rows, "The real study, sampler, pruner and ledger.")
+
+
+# One ask
+
+
+def ask(trials: int, everything: bool) -> float:
+    """Milliseconds of a suggestion to one who knows so many trials; median of those that are not drawn at random.
+
+    Args:
+        trials: that are known.
+        everything: whether the sampler is shown all of them.
+    """
+    from sweep import sampling
+
+    if everything:
+        sampling._SHOWN = trials
+    config = configured(trials, Path(tempfile.gettempdir()), {"sampler.random_share": "0"})
+    past = sampling.Past(config, made_up(config, trials))
+    seconds = []
+    for number in range(trials, trials + _DRAWS):
+        began = time.thread_time()
+        sampling.draw(config, past, number)
+        seconds.append(time.thread_time() - began)
+    return 1e3 * statistics.median(seconds[1:])  # the first imports and makes what others find
+
+
+def made_up(config: SweepConfig, trials: int) -> Iterator[TrialRecord]:
+    """Trials as halving leaves them: half of those at a rung go on."""
+    chance = random.Random(0)
+    for number in range(trials):
+        params = {d.key: math.exp(chance.uniform(math.log(d.low), math.log(d.high))) for d in config.dimensions}
+        curve = [row["best_nme"] * chance.uniform(0.9, 1.1) for row in growth.epochs(*params.values())]
+        epochs = min(growth.EPOCHS, 2 ** int(-math.log2(1 - chance.random())))
+        state = State.COMPLETE if epochs == growth.EPOCHS else State.PRUNED
+        yield TrialRecord(number, params, state, dict(enumerate(np.minimum.accumulate(curve[:epochs]).tolist(), 1)))
+
+
+def crossing(costs: dict[int, float], limit: float) -> float | None:
+    """The number of trials at which the cost reaches the limit, in logarithms between those measured; None: never."""
+    pairs = sorted(costs.items())
+    for (n, a), (m, b) in zip(pairs, pairs[1:], strict=False):
+        if a < limit <= b:
+            return n * (m / n) ** (math.log(limit / a) / math.log(b / a))
+    return None
+
+
+def _ask_table(shown: dict[int, float], everything: dict[int, float]) -> Table:
+    header = ("trials", "ask ms", "all trials shown: ask ms")
+    rows = [[f"{n}", f"{cost:.1f}", f"{everything[n]:.1f}" if n in everything else "-"] for n, cost in shown.items()]
+    return Table("What saturates first: the ask", header, rows, "")
+
+
+if __name__ == "__main__":
+    numbers = [int(word) for word in sys.argv[2:]]
+    kinds: dict[str, Any] = {"real": run_real, "simulated": run_simulated, "ask": ask}
+    result = kinds[sys.argv[1]](*numbers)
+    print(json.dumps(asdict(result) if isinstance(result, Run) else result))
