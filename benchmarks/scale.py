@@ -6,6 +6,7 @@ little. Every sweep has a process of its own: `python -m benchmarks.scale KIND N
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
 
     asks, reports, sent, _ = _timed()
     times: dict[EventKind, list[float]] = {kind: [] for kind in EventKind}
-    start: list[tuple[float, dict[str, float]]] = []
+    start: list[tuple[float, Mapping[str, float]]] = []
 
     class TimedLog(EventLog):
         """Notes when things happened, and what was spent before the first trial."""
@@ -251,7 +252,9 @@ def made_up(config: SweepConfig, trials: int) -> Iterator[TrialRecord]:
     """Trials as halving leaves them: half of those at a rung go on."""
     chance = random.Random(0)
     for number in range(trials):
-        params = {d.key: math.exp(chance.uniform(math.log(d.low), math.log(d.high))) for d in config.dimensions}
+        params: dict[str, Any] = {
+            d.key: math.exp(chance.uniform(math.log(d.low), math.log(d.high))) for d in config.dimensions
+        }
         curve = [row["best_nme"] * chance.uniform(0.9, 1.1) for row in growth.epochs(*params.values())]
         epochs = min(growth.EPOCHS, 2 ** int(-math.log2(1 - chance.random())))
         state = State.COMPLETE if epochs == growth.EPOCHS else State.PRUNED
@@ -261,7 +264,7 @@ def made_up(config: SweepConfig, trials: int) -> Iterator[TrialRecord]:
 def crossing(costs: dict[int, float], limit: float) -> float | None:
     """The number of trials at which the cost reaches the limit, in logarithms between those measured; None: never."""
     pairs = sorted(costs.items())
-    for (n, a), (m, b) in zip(pairs, pairs[1:], strict=False):
+    for (n, a), (m, b) in itertools.pairwise(pairs):
         if a < limit <= b:
             return n * (m / n) ** (math.log(limit / a) / math.log(b / a))
     return None

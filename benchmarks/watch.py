@@ -7,8 +7,8 @@ import os
 import statistics
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ class Threads:
         self._done.set()
         self._thread.join()
 
-    def seconds(self) -> Counter[str]:
+    def seconds(self) -> Mapping[str, float]:
         """Processor time so far by name of the thread: Python's, or `NATIVE` where it did not start it."""
         self._look()
-        found: Counter[str] = Counter()
+        found: dict[str, float] = defaultdict(float)
         for number, seconds in list(self._spent.items()):
             found[self._names.get(number, NATIVE)] += seconds
         return found
