@@ -6,6 +6,7 @@ little. Every sweep has a process of its own: `python -m benchmarks.scale KIND N
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -105,7 +106,6 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
     from sweep import folder, session, trainable
     from sweep.events import Event, EventKind, EventLog
 
-    asks, reports, sent = _timed()
     times: dict[EventKind, list[float]] = {kind: [] for kind in EventKind}
     start: list[tuple[float, Mapping[str, float]]] = []
 
@@ -121,7 +121,12 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
     session.EventLog = TimedLog  # type: ignore[misc]
     trainable.run_trial = growth.do_nothing
     _by_value(growth)
-    with tempfile.TemporaryDirectory() as output, Threads() as threads, cluster(nodes, slots) as address:
+    with (
+        _timed() as (asks, reports, sent),
+        tempfile.TemporaryDirectory() as output,
+        Threads() as threads,
+        cluster(nodes, slots) as address,
+    ):
         config = configured(trials, Path(output), {"ray_address": address})
         growth.make_tables(folder.resolve_uri(None, Path(output)))
         with open(os.devnull, "w") as nowhere:
@@ -148,12 +153,15 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
     )
 
 
-def _timed() -> tuple[Timed, Timed, Timed]:
+@contextlib.contextmanager
+def _timed() -> Iterator[tuple[Timed, Timed, Timed]]:
+    """Watches over asks, reports, and what is sent to MLflow."""
     from sweep.ledger import Ledger
     from sweep.study import Study
     from sweep.tracking import Projector
 
-    return Timed(Study, "ask"), Timed(Ledger, "report"), Timed(Projector, "catch_up")
+    with Timed(Study, "ask") as asks, Timed(Ledger, "report") as reports, Timed(Projector, "catch_up") as sent:
+        yield asks, reports, sent
 
 
 def _by_value(module: Any) -> None:
@@ -209,10 +217,10 @@ def run_simulated(trials: int, slots: int) -> Run:
     """A sweep without Ray, database, event log and MLflow."""
     from sweep.simulation import simulate
 
-    asks, reports, _ = _timed()
     config = configured(trials, Path(tempfile.gettempdir()), {})
     began = time.process_time()
-    found = simulate(config, Cheap(), slots, seed=0)  # type: ignore[arg-type]
+    with _timed() as (asks, reports, _):
+        found = simulate(config, Cheap(), slots, seed=0)  # type: ignore[arg-type]
     cpu = time.process_time() - began
     costs = medians(asks.seconds), medians(reports.seconds)
     return Run(len(found.records), slots, len(reports.seconds), cpu, *costs, peak_memory())

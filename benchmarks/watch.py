@@ -57,7 +57,7 @@ class Threads:
 
 
 class Timed:
-    """Replaces a method of a class by itself with a watch: processor seconds of each call in its own thread.
+    """Notes the processor seconds of each call of a method of a class, in its own thread; use as a context manager.
 
     Attributes:
         seconds: of each call that gave something, in their order.
@@ -67,7 +67,14 @@ class Timed:
     def __init__(self, owner: type, name: str) -> None:
         self.seconds: list[float] = []
         self.given = 0
-        setattr(owner, name, self._watched(getattr(owner, name)))
+        self._owner, self._name, self._method = owner, name, getattr(owner, name)
+
+    def __enter__(self) -> Timed:
+        setattr(self._owner, self._name, self._watched(self._method))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        setattr(self._owner, self._name, self._method)
 
     def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
