@@ -7,12 +7,8 @@ little. Every sweep has a process of its own: `python -m benchmarks.scale KIND N
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import math
 import os
-import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,19 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import growth
+from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, saturation
 from benchmarks.measuring import Table, Tables, peak_memory
 from benchmarks.nodes import cluster
 from benchmarks.watch import NATIVE, Threads, Timed, medians
-from sweep.config import SweepConfig, load_sweep
-from sweep.records import State, TrialRecord
 from sweep.space import Params
 
 REAL = ((100, 2, 20), (300, 5, 60), (1000, 16, 200))  # trials, nodes, slots
 SIMULATED = ((1000, 100), (3000, 300), (10_000, 1000))  # trials, slots
-PASTS = (1000, 3000, 10_000, 30_000, 100_000, 1_000_000)  # trials that a suggestion is made from
-_ALL_UP_TO = 30_000  # where all of them are shown
-_SLOW = 100.0  # milliseconds of an ask at which it counts as saturated
-_DRAWS = 7
 _WORK, _WRITER, _MAIN = "ray-work", "mlflow-writer", "MainThread"
 _COSTS = ("driver CPU s", "ms a trial", "ask ms: all, last 10 %", "report ms: all, last 10 %", "driver memory MB")
 
@@ -84,8 +75,8 @@ def measure() -> Tables:
     real = [Run(**_alone("real", *sizes)) for sizes in REAL]
     simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
     shown = {trials: float(_alone("ask", trials, 0)) for trials in PASTS}
-    everything = {trials: float(_alone("ask", trials, 1)) for trials in PASTS if trials <= _ALL_UP_TO}
-    return Tables([_real_table(real), _simulated_table(simulated), _ask_table(shown, everything)])
+    everything = {trials: float(_alone("ask", trials, 1)) for trials in PASTS if trials <= ALL_UP_TO}
+    return Tables([_real_table(real), _simulated_table(simulated), saturation(shown, everything)])
 
 
 def _alone(kind: str, *numbers: int) -> Any:
@@ -171,25 +162,45 @@ def _by_value(module: Any) -> None:
     cloudpickle.register_pickle_by_value(module)
 
 
-def configured(trials: int, output: Path, more: dict[str, str]) -> SweepConfig:
-    """The demo's sweep with so many trials, none of which is set aside for repeats."""
-    given = {"name": "scale", "output": str(output), "trials": str(trials), "repeats.share": "0", "report": "false"}
-    faces = {"train_faces": "32", "val_faces": "16", "image_size": "32", "cache_dir": str(output / "cache")}
-    given |= {f"train.data.{key}": value for key, value in faces.items()}
-    return load_sweep(None, {**given, "train.optim.epochs": str(growth.EPOCHS), **more})
-
-
 def _real_table(runs: Sequence[Run]) -> Table:
     header = ("trials", "nodes", "slots", "reports", *_COSTS, "MLflow events/s of CPU", "done after")
     rows = []
     for run in runs:
         mlflow = [f"{run.sent / run.sending:.0f}", f"{run.late:.1f} s"]
         rows.append([str(run.trials), str(run.nodes), str(run.slots), str(run.reports), *run.costs(), *mlflow])
-    last = runs[-1]
-    parts = {"Ray Tune, asks and reports": _WORK, "MLflow": _WRITER, "Ray's own threads": NATIVE, "main": _MAIN}
-    shares = ", ".join(f"{what} {last.threads.get(name, 0.0):.0f} s" for what, name in parts.items())
-    text = f"By thread, of {last.trials} trials: {shares}; {last.seconds:.0f} s on the clock."
-    return Table("What a sweep costs its driver, by size", header, rows, text)
+    text = (
+        "Trials only report, as in the table above. The nodes are Ray nodes of this one machine with pretended CPUs, "
+        "and a head without any; TPE, hyperband from epoch 1 by 2, study and MLflow in SQLite. Processor time is the "
+        "driver's, from the first trial until MLflow has everything, and excludes Ray's other processes and the "
+        "trials; wall clock says nothing where hundreds of workers share so few cores. Medians of an ask with its "
+        "note in the study, and of a report with its note in event log and study and the decision. "
+    )
+    return Table("What a sweep costs its driver, by size", header, rows, text + _by_thread(runs[-1]) + _growth(runs))
+
+
+def _by_thread(run: Run) -> str:
+    work, writer, native = (run.threads.get(name, 0.0) for name in (_WORK, _WRITER, NATIVE))
+    asked, reported = (
+        1e-3 * median * count for (median, _), count in ((run.ask, run.trials), (run.report, run.reports))
+    )
+    return (
+        f"Of the {run.cpu:.0f} s of {run.trials} trials, {work:.0f} s are of the thread that asks, reports and runs "
+        f"Ray Tune (asks about {asked:.0f} s, reports {reported:.0f} s), {writer:.0f} s of MLflow's, {native:.0f} s of "
+        f"Ray's own threads in C++, {run.cpu - work - writer - native:.0f} s of the rest. So at any number of trials, "
+        f"one driver takes at most about {run.reports / work:.0f} reports and {run.trials / work:.0f} trials a second, "
+        f"and MLflow {run.sent / run.sending:.0f} events. "
+    )
+
+
+def _growth(runs: Sequence[Run]) -> str:
+    first, last = runs[0], runs[-1]
+    kilobytes = (last.memory - first.memory) / (last.trials - first.trials) / 1e3
+    dearer = (last.cpu / last.trials) / (first.cpu / first.trials)
+    return (
+        f"A trial of {last.trials} costs {dearer:.2f}x one of {first.trials}, an ask "
+        f"{last.ask[0] / first.ask[0]:.2f}x, a report {last.report[0] / first.report[0]:.2f}x; memory grows by "
+        f"{kilobytes:.0f} kB a trial."
+    )
 
 
 # In simulation
@@ -226,62 +237,15 @@ def run_simulated(trials: int, slots: int) -> Run:
     return Run(len(found.records), slots, len(reports.seconds), cpu, *costs, peak_memory())
 
 
+_SIMULATED = (
+    "The real sampler, pruner, allocation and ledger, with a study in memory, and without Ray, event log and MLflow. "
+)
+
+
 def _simulated_table(runs: Sequence[Run]) -> Table:
     header = ("trials", "slots", "reports", *_COSTS)
     rows = [[str(run.trials), str(run.slots), str(run.reports), *run.costs()] for run in runs]
-    return Table("The same in simulation", header, rows, "The real study, sampler, pruner and ledger.")
-
-
-# One ask
-
-
-def ask(trials: int, everything: bool) -> float:
-    """Milliseconds of a suggestion to one who knows so many trials; median of those that are not drawn at random.
-
-    Args:
-        trials: that are known.
-        everything: whether the sampler is shown all of them.
-    """
-    from sweep import sampling
-
-    if everything:
-        sampling._SHOWN = trials
-    config = configured(trials, Path(tempfile.gettempdir()), {"sampler.random_share": "0"})
-    past = sampling.Past(config, made_up(config, trials))
-    seconds = []
-    for number in range(trials, trials + _DRAWS):
-        began = time.thread_time()
-        sampling.draw(config, past, number)
-        seconds.append(time.thread_time() - began)
-    return 1e3 * statistics.median(seconds[1:])  # the first imports and makes what others find
-
-
-def made_up(config: SweepConfig, trials: int) -> Iterator[TrialRecord]:
-    """Trials as halving leaves them: half of those at a rung go on."""
-    chance = random.Random(0)
-    for number in range(trials):
-        params: dict[str, Any] = {
-            d.key: math.exp(chance.uniform(math.log(d.low), math.log(d.high))) for d in config.dimensions
-        }
-        curve = [row["best_nme"] * chance.uniform(0.9, 1.1) for row in growth.epochs(*params.values())]
-        epochs = min(growth.EPOCHS, 2 ** int(-math.log2(1 - chance.random())))
-        state = State.COMPLETE if epochs == growth.EPOCHS else State.PRUNED
-        yield TrialRecord(number, params, state, dict(enumerate(np.minimum.accumulate(curve[:epochs]).tolist(), 1)))
-
-
-def crossing(costs: dict[int, float], limit: float) -> float | None:
-    """The number of trials at which the cost reaches the limit, in logarithms between those measured; None: never."""
-    pairs = sorted(costs.items())
-    for (n, a), (m, b) in itertools.pairwise(pairs):
-        if a < limit <= b:
-            return n * (m / n) ** (math.log(limit / a) / math.log(b / a))
-    return None
-
-
-def _ask_table(shown: dict[int, float], everything: dict[int, float]) -> Table:
-    header = ("trials", "ask ms", "all trials shown: ask ms")
-    rows = [[f"{n}", f"{cost:.1f}", f"{everything[n]:.1f}" if n in everything else "-"] for n, cost in shown.items()]
-    return Table("What saturates first: the ask", header, rows, "")
+    return Table("The same in simulation", header, rows, _SIMULATED + _growth(runs))
 
 
 if __name__ == "__main__":

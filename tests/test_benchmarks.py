@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from benchmarks.__main__ import NAMES, write_section
+from benchmarks.asking import configured, crossing, made_up
 from benchmarks.growth import EPOCHS
 from benchmarks.kernel import landmark_logits, published_star
 from benchmarks.measuring import Table, medians_in_turn, time_in_turn
 from benchmarks.nodes import shares
-from benchmarks.scale import _COSTS, configured, crossing, made_up, run_simulated
+from benchmarks.scale import _COSTS, run_simulated
 from benchmarks.watch import Threads, Timed
 from sweep.records import State
 from trainer.losses import star_loss
