@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SHUTDOWN = 60.0  # seconds
+_RESERVE, _NODE, _WORKER = 2e9, 250e6, 150e6  # bytes: for others, of a node's own processes, of a worker with Ray Tune
 _LEAN = {  # sixteen nodes on one machine must not spend it on watching themselves
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DISABLE_MEMORY_MONITOR": "1",
-    "RAY_memory_monitor_refresh_ms": "0",
     "RAY_prestart_worker_first_driver": "false",
-    "RAY_enable_worker_prestart": "false",
+    "MALLOC_ARENA_MAX": "1",
 }
 
 
 def shares(slots: int, nodes: int) -> list[int]:
     """How many CPUs each node has, so that these are so many in all."""
     return [slots * (i + 1) // nodes - slots * i // nodes for i in range(nodes)]
+
+
+def room(nodes: int) -> int:
+    """How many slots so many nodes may have here: a machine out of memory stands still for all who use it."""
+    found = re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    return max(1, int((1024 * int(found[0]) - _RESERVE - nodes * _NODE) / _WORKER))
 
 
 @contextlib.contextmanager

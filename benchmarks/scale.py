@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks import growth
 from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, saturation
 from benchmarks.measuring import Table, Tables, peak_memory
-from benchmarks.nodes import cluster
+from benchmarks.nodes import cluster, room
 from benchmarks.watch import NATIVE, Threads, Timed, medians
 from sweep.space import Params
 
@@ -91,12 +91,13 @@ def _alone(kind: str, *numbers: int) -> Any:
 
 
 def run_real(trials: int, nodes: int, slots: int) -> Run:
-    """A sweep on nodes of this machine."""
+    """A sweep on nodes of this machine, with fewer slots where its memory does not hold so many workers."""
     from rich.console import Console
 
     from sweep import folder, session, trainable
     from sweep.events import Event, EventKind, EventLog
 
+    slots = min(slots, room(nodes))
     times: dict[EventKind, list[float]] = {kind: [] for kind in EventKind}
     start: list[tuple[float, Mapping[str, float]]] = []
 
