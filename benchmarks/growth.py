@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Table
+from benchmarks.measuring import Table, peak_memory
 from sweep.config import SweepConfig, load_sweep
+from sweep.pictures import CED_FILE
 from sweep.tracking import resolve_uri
 
 TRIALS = (50, 200, 800)
@@ -100,7 +100,7 @@ def _conditions(sweeps: dict[str, list[Sweep]]) -> str:
         if (pairs := list(zip(sweeps[OURS], sweeps[stack], strict=False)))
     )
     return (
-        f"A trial only reports: up to {EPOCHS} epochs of {len(next(_epochs(1.0, 1e-3)))} metrics. {SLOTS} trials at "
+        f"A trial only reports: up to {EPOCHS} epochs of {len(next(epochs(1.0, 1e-3)))} metrics. {SLOTS} trials at "
         "once, TPE, successive halving from epoch 2 by 2, MLflow in SQLite; starsweep's study is in SQLite too, that "
         "of Ray's stack in memory. Time runs from the first report to the last trial's end, so starting Ray and the "
         "first workers, imports and making MLflow's tables are not in it; the driver's CPU counts until MLflow has "
@@ -135,18 +135,18 @@ def run_one(stack: str, trials: int, folder: Path) -> Sweep:
     faces = {"train_faces": 32, "val_faces": 16, "image_size": 32, "cache_dir": folder / "cache"}
     given |= {f"train.data.{key}": value for key, value in faces.items()}
     config = load_sweep(None, {key: str(value) for key, value in given.items()})
-    _make_tables(resolve_uri(None, folder))
+    make_tables(resolve_uri(None, folder))
     return _run_ours(config) if stack == OURS else _run_theirs(config, reuse_actors=stack == REUSING)
 
 
-def _make_tables(uri: str) -> None:
+def make_tables(uri: str) -> None:
     """Loads mlflow and makes its tables, which happens once a database, not once a sweep."""
     from mlflow import MlflowClient
 
     MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
-def _epochs(star_weight: float, lr: float) -> Iterator[dict[str, float]]:
+def epochs(star_weight: float, lr: float) -> Iterator[dict[str, float]]:
     """What a trainer reports: an NME that falls to where the parameters decide, so that there is something to stop."""
     aim = 0.05 + 0.02 * (abs(math.log10(star_weight)) + abs(math.log10(lr) + 3))
     for epoch in range(1, EPOCHS + 1):
@@ -171,7 +171,7 @@ def _run_ours(config: SweepConfig) -> Sweep:
             if event.kind is EventKind.REPORT and not clock:
                 clock.append(time.process_time())
 
-    trainable.run_trial = _do_nothing
+    trainable.run_trial = do_nothing
     session.EventLog = TimedLog  # type: ignore[misc]
     with open(os.devnull, "w") as nowhere:
         session.run_sweep(config, Console(file=nowhere), "growth")
@@ -185,18 +185,17 @@ def _run_ours(config: SweepConfig) -> Sweep:
     return _sweep(OURS, reports, ends, cpu, (config.folder / folder.MLFLOW_STATE_FILE).stat().st_mtime)
 
 
-def _do_nothing(assignment: dict[str, Any], storage: Any = None, resources: Any = None) -> None:
+def do_nothing(assignment: dict[str, Any], storage: Any = None, resources: Any = None) -> None:
     """In place of `sweep.trainable.run_trial`; leaves something for a picture, so that none is drawn."""
     from ray import tune
 
-    from sweep.ledger import CED_FILE
     from sweep.trainable import DONE, ENDED, EPOCH, METRICS, TRIAL
 
     number, train = assignment[TRIAL], assignment["config"]
     folder = Path(train["run"]["output"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CED_FILE).write_bytes(bytes(20_000))
-    for epoch, row in enumerate(_epochs(train["loss"]["star_weight"], train["optim"]["lr"]), 1):
+    for epoch, row in enumerate(epochs(train["loss"]["star_weight"], train["optim"]["lr"]), 1):
         tune.report({TRIAL: number, EPOCH: epoch, METRICS: list(row.items())})
     tune.report({TRIAL: number, ENDED: DONE})
 
@@ -224,7 +223,7 @@ def _run_theirs(config: SweepConfig, reuse_actors: bool) -> Sweep:
             ends.append(time.time())
 
     def objective(params: dict[str, float]) -> None:
-        for row in _epochs(params["star_weight"], params["lr"]):
+        for row in epochs(params["star_weight"], params["lr"]):
             tune.report(row)
 
     folder, pruner = Path(config.output), config.pruner
@@ -253,9 +252,8 @@ def _run_theirs(config: SweepConfig, reuse_actors: bool) -> Sweep:
 def _sweep(stack: str, reports: list[float], ends: list[float], cpu: float, done: float) -> Sweep:
     """From the times of all reports and of all ends of trials; `done` is when MLflow had everything."""
     started = max(reports[0], ends[-_END - 1] if len(ends) > _END else 0.0)
-    memory = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())  # ru_maxrss counts the parent's too
     seconds, late = ends[-1] - reports[0], done - ends[-1]
-    return Sweep(stack, len(ends), len(reports), seconds, ends[-1] - started, cpu, 1024 * int(memory[0]), late)
+    return Sweep(stack, len(ends), len(reports), seconds, ends[-1] - started, cpu, peak_memory(), late)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 K = TypeVar("K")
@@ -29,6 +31,17 @@ class Table:
         """The table under its title, with the conditions below."""
         lines = [f"## {self.title}", "", _row(self.header), _row(["---"] * len(self.header))]
         return "\n".join([*lines, *map(_row, self.rows), "", self.conditions])
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Several measurements that belong together."""
+
+    tables: Sequence[Table]
+
+    def markdown(self) -> str:
+        """One below the other."""
+        return "\n\n".join(table.markdown() for table in self.tables)
 
 
 def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, float]:
@@ -56,6 +69,12 @@ def run_alone(module: str, *words: str) -> str:
     """What a module prints that is run with these words in a process of its own."""
     command = [sys.executable, "-m", module, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def peak_memory() -> int:
+    """Of this process until now, in bytes."""
+    found = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())  # ru_maxrss counts the parent's too
+    return 1024 * int(found[0])
 
 
 def machine() -> str:

@@ -31,8 +31,11 @@ def next_doubling(nmes: Sequence[float]) -> float | None:
 def _lowest_of_half(values: Sequence[float]) -> float:
     """The expected minimum of a random half of the values, which rise: value i is it if the others lie above it."""
     count, half = len(values), len(values) // 2
-    ways = [math.comb(count - 1 - i, half - 1) for i in range(count - half + 1)]
-    return sum(value * way for value, way in zip(values, ways, strict=False)) / math.comb(count, half)
+    expected, chance = 0.0, half / count  # of value 0; whole numbers of ways do not fit a float above 1000 values
+    for i, value in enumerate(values[: count - half + 1]):
+        expected += value * chance
+        chance *= (count - half - i) / max(1, count - 1 - i)
+    return expected
 
 
 def doubling_text(records: Iterable[TrialRecord]) -> str:

@@ -49,8 +49,11 @@ def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     The configuration with the lowest mean NME of those that were repeated, by its first trial; where none was repeated,
     the complete trial with the lowest NME.
     """
-    found = contenders(records)
-    return found[0].trial if found else None
+    complete = [r for r in records if r.state is State.COMPLETE and r.best_nme is not None]
+    again = {r.repeats for r in complete if r.repeats is not None}
+    if again and (found := contenders(r for r in complete if r.number in again or r.repeats in again)):
+        return found[0].trial
+    return min((r for r in complete if r.repeats is None), key=standing, default=None)
 
 
 def markdown(records: Sequence[TrialRecord], objectives: Sequence[str] = ("nme",), rows: int = 10) -> str:

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -272,5 +272,6 @@ class Progress:
     def save(self, path: Path) -> None:
         """Replaces the file in one step."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1))
+        waiting = [(key, vars(artifact)) for key, artifact in self.waiting]
+        temporary.write_text(json.dumps(vars(self) | {"waiting": waiting}))  # without indent, which is ten times dearer
         temporary.replace(path)

@@ -3,25 +3,28 @@
 Optuna's samplers learn from complete trials, or sort those that were stopped behind them. Where most are stopped, that
 leaves most of what is known unused. Here every trial with a learning curve counts as complete, at the NME that it is
 expected to end at, and in logarithms, in which the errors of landmarks differ evenly.
+
+Legend: N trials, those with the numbers 0 to N - 1; in arrays of them, NaN stands for those without a value.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
+import math
 import random
 import warnings
 from bisect import insort
 from collections.abc import Container, Iterable, Mapping, Sequence
-from statistics import median
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.config import SamplerConfig, SweepConfig
 from sweep.objectives import costs
-from sweep.promises import Promises
+from sweep.promises import Promises, by_number
 from sweep.records import State, TrialRecord, keep
 from sweep.space import Dimension, Params, filled
 
@@ -71,6 +74,7 @@ class Past:
         self._records: dict[int, TrialRecord] = {}
         self._bad: dict[int, TrialRecord] = {}
         self._usable: dict[int, TrialRecord] = {}  # all but the failed ones
+        self._failed: dict[int, TrialRecord] = {}
         self._drawn: list[tuple[int, int]] = []  # lots of these and their numbers, rising
         self._forms: dict[int, FrozenTrial] = {}  # in which the sampler sees them, once it has seen them
         for record in records:
@@ -89,32 +93,41 @@ class Past:
         self._records[number] = record
         keep(self._bad, record, record.state in _BAD)
         keep(self._usable, record, usable)
+        keep(self._failed, record, not usable)
 
     def values(self, weight: float) -> dict[int, float]:
         """See `shown_values`."""
-        first = _clipped(self._promises.ends())
+        return by_number(self._values(weight))
+
+    def _values(self, weight: float) -> NDArray[np.float64]:
+        """The same, (N,)."""
+        found = _clipped(self._promises.all_ends())
         if len(self._config.objectives) > 1:
-            first = _weighed(first, costs(self._config.objectives[1], self._records.values()), weight)
-        worst = max(first.values(), default=0.0)
-        return first | dict.fromkeys(self._bad, worst)
+            second = np.full(len(found), np.nan)
+            cost = costs(self._config.objectives[1], self._records.values())
+            second[list(cost)] = list(cost.values())
+            found = _weighed(found, second, weight)
+        found[list(self._bad)] = 0.0 if np.isnan(found).all() else np.nanmax(found)
+        return found
 
     def shown(self, weight: float) -> list[FrozenTrial]:
         """The trials as Optuna's samplers want them, by number; `weight` is of the first objective."""
-        values = self.values(weight)
-        return [self._form(number, values.get(number)) for number in self._chosen(values)]
+        values = self._values(weight)
+        return [self._form(number, float(values[number])) for number in self._chosen(values)]
 
-    def _chosen(self, values: Mapping[int, float]) -> Iterable[int]:
+    def _chosen(self, values: NDArray[np.float64]) -> Iterable[int]:
         if len(self._usable) <= _SHOWN:
             return self._usable
-        best = heapq.nsmallest(_GOOD, (n for n in values if n in self._usable), key=lambda n: (values[n], n))
-        return sorted({*best, *(number for _, number in self._drawn[: _SHOWN - _GOOD])})
+        values = values.copy()
+        values[list(self._failed)] = np.nan
+        return sorted({*_lowest(values, _GOOD), *(number for _, number in self._drawn[: _SHOWN - _GOOD])})
 
-    def _form(self, number: int, value: float | None) -> FrozenTrial:
+    def _form(self, number: int, value: float) -> FrozenTrial:
         if number not in self._forms:
             params = filled(self._config.dimensions, self._records[number].params)
             self._forms[number] = _frozen(number, params, self._distributions)
         form = self._forms[number]
-        form.state, form.value = TrialState.RUNNING if value is None else TrialState.COMPLETE, value
+        form.state, form.value = (TrialState.RUNNING, None) if math.isnan(value) else (TrialState.COMPLETE, value)
         return form
 
 
@@ -172,22 +185,30 @@ def shown_values(config: SweepConfig, records: Sequence[TrialRecord], weight: fl
 _BAD = (State.DIVERGED, State.INFEASIBLE)
 
 
-def _clipped(values: Mapping[int, float]) -> dict[int, float]:
-    if not values:
-        return {}
-    ceiling = median(values.values()) + _FAR
-    return {number: min(value, ceiling) for number, value in values.items()}
+def _clipped(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = values[~np.isnan(values)]
+    return np.minimum(values, np.median(known) + _FAR) if len(known) else values
 
 
-def _weighed(first: Mapping[int, float], second: Mapping[int, float], weight: float) -> dict[int, float]:
-    a, b = _to_unit(first), _to_unit({n: second[n] for n in first if n in second})
-    pairs = {n: (weight * a[n], (1 - weight) * b.get(n, 1.0)) for n in a}
-    return {n: max(pair) + _AUGMENTATION * sum(pair) for n, pair in pairs.items()}
+def _lowest(values: NDArray[np.float64], count: int) -> list[int]:
+    """The numbers of the lowest values; of equals the lowest numbers."""
+    count = min(count, int(np.count_nonzero(~np.isnan(values))))
+    if not count:
+        return []
+    numbers = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+    return numbers[np.argsort(values[numbers], kind="stable")[:count]].tolist()
 
 
-def _to_unit(values: Mapping[int, float]) -> dict[int, float]:
-    low, high = min(values.values(), default=0.0), max(values.values(), default=1.0)
-    return {n: (value - low) / ((high - low) or 1.0) for n, value in values.items()}
+def _weighed(first: NDArray[np.float64], second: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    a, b = _to_unit(first), _to_unit(np.where(np.isnan(first), np.nan, second))
+    a, b = weight * a, (1 - weight) * np.where(np.isnan(b), 1.0, b)
+    return np.maximum(a, b) + _AUGMENTATION * (a + b)
+
+
+def _to_unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = values[~np.isnan(values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    return (values - low) / ((high - low) or 1.0)
 
 
 def expected_ends(records: Sequence[TrialRecord], epochs: int) -> dict[int, float]:

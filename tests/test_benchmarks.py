@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.__main__ import NAMES, write_section
+from benchmarks.asking import configured, crossing, made_up
+from benchmarks.growth import EPOCHS
 from benchmarks.kernel import landmark_logits, published_star
 from benchmarks.measuring import Table, medians_in_turn, time_in_turn
+from benchmarks.nodes import shares
+from benchmarks.scale import _COSTS, run_simulated
+from benchmarks.watch import Threads, Timed
+from sweep.records import State
 from trainer.losses import star_loss
 
 
@@ -67,3 +76,60 @@ def test_landmark_logits_peak_near_their_targets() -> None:
     assert logits.shape == (2, 3, 32, 32)
     x = torch.softmax(logits.flatten(2), -1).unflatten(2, (32, 32)).sum(2) @ torch.linspace(-1, 1, 32)
     assert (x - target[..., 0]).abs().mean() < 0.1
+
+
+def test_the_nodes_of_a_cluster_share_its_slots() -> None:
+    assert shares(200, 16) == [12, 13] * 8
+    assert sum(shares(60, 7)) == 60
+
+
+def test_a_limit_is_crossed_between_two_sizes_in_logarithms() -> None:
+    assert crossing({1000: 10.0, 100_000: 1000.0, 10: 5.0}, 100.0) == pytest.approx(10_000)
+    assert crossing({1000: 10.0, 100_000: 99.0}, 100.0) is None
+
+
+def test_made_up_trials_have_curves_that_fall_up_to_where_halving_left_them(tmp_path: Path) -> None:
+    records = list(made_up(configured(200, tmp_path, {}), 200))
+    assert [r.number for r in records] == list(range(200))
+    assert {r.epochs for r in records} == {1, 2, 4, EPOCHS}
+    assert all((r.state is State.COMPLETE) is (r.epochs == EPOCHS) for r in records)
+    assert all(list(r.curve.values()) == sorted(r.curve.values(), reverse=True) for r in records)
+
+
+def test_a_sweep_is_simulated_to_its_last_trial_with_a_cost_for_every_report() -> None:
+    run = run_simulated(12, 4)
+    assert run.trials == 12
+    assert 12 <= run.reports <= 12 * EPOCHS
+    assert len(run.costs()) == len(_COSTS)
+
+
+def test_calls_are_timed_where_they_give_something() -> None:
+    class Giver:
+        def give(self, what: int | None) -> int | None:
+            return what
+
+    with Timed(Giver, "give") as timed:
+        assert [Giver().give(what) for what in (2, None, 3)] == [2, None, 3]
+    Giver().give(4)
+    assert len(timed.seconds) == 2
+    assert timed.given == 5
+
+
+def test_a_thread_that_has_ended_is_remembered() -> None:
+    worked, looked = threading.Event(), threading.Event()
+
+    def work() -> None:
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+        worked.set()
+        looked.wait()
+
+    with Threads() as threads:
+        worker = threading.Thread(target=work, name="worker")
+        worker.start()
+        worked.wait()
+        seen = threads.seconds()["worker"]
+        looked.set()
+        worker.join()
+        assert 0.1 < seen <= threads.seconds()["worker"] < 1

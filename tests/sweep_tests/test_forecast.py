@@ -51,6 +51,13 @@ def test_the_more_trials_are_as_good_the_less_is_expected():
     assert gains[-1] == pytest.approx(0.0, abs=1e-9)  # every half has one of eleven
 
 
+def test_thousands_of_trials_have_a_forecast():
+    nmes = [0.05 + 0.1 * i / 4999 for i in range(5000)]
+    gain = next_doubling(nmes)
+    assert gain is not None
+    assert 0 < gain < 0.0001  # the lowest of any half is among the first few
+
+
 def records(*nmes: float) -> list[TrialRecord]:
     return [TrialRecord(i, {}, State.COMPLETE, {3: nme}) for i, nme in enumerate(nmes)]
 
