@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import growth
-from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, saturation
+from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, others, saturation
 from benchmarks.measuring import Table, Tables, peak_memory
 from benchmarks.nodes import cluster, room
 from benchmarks.watch import NATIVE, Threads, Timed, medians
@@ -76,7 +76,8 @@ def measure() -> Tables:
     simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
     shown = {trials: float(_alone("ask", trials, 0)) for trials in PASTS}
     everything = {trials: float(_alone("ask", trials, 1)) for trials in PASTS if trials <= ALL_UP_TO}
-    return Tables([_real_table(real), _simulated_table(simulated), saturation(shown, everything)])
+    rest = {trials: tuple(_alone("others", trials)) for trials in PASTS}
+    return Tables([_real_table(real), _simulated_table(simulated), saturation(shown, everything, rest)])
 
 
 def _alone(kind: str, *numbers: int) -> Any:
@@ -251,6 +252,6 @@ def _simulated_table(runs: Sequence[Run]) -> Table:
 
 if __name__ == "__main__":
     numbers = [int(word) for word in sys.argv[2:]]
-    kinds: dict[str, Any] = {"real": run_real, "simulated": run_simulated, "ask": ask}
+    kinds: dict[str, Any] = {"real": run_real, "simulated": run_simulated, "ask": ask, "others": others}
     result = kinds[sys.argv[1]](*numbers)
     print(json.dumps(asdict(result) if isinstance(result, Run) else result))
