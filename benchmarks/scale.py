@@ -66,7 +66,7 @@ class Run:
 
     def costs(self) -> list[str]:
         """The cells under `_COSTS`."""
-        pairs = [", ".join(f"{value:.1f}" for value in pair) for pair in (self.ask, self.report)]
+        pairs = [", ".join(f"{value:.{1 if value >= 1 else 2}f}" for value in pair) for pair in (self.ask, self.report)]
         return [f"{self.cpu:.0f}", f"{1e3 * self.cpu / self.trials:.0f}", *pairs, f"{self.memory / 1e6:.0f}"]
 
 
@@ -177,7 +177,18 @@ def _real_table(runs: Sequence[Run]) -> Table:
         "trials; wall clock says nothing where hundreds of workers share so few cores. Medians of an ask with its "
         "note in the study, and of a report with its note in event log and study and the decision. "
     )
-    return Table("What a sweep costs its driver, by size", header, rows, text + _by_thread(runs[-1]) + _growth(runs))
+    text += _by_thread(runs[-1]) + _growth(runs) + _shortage(runs)
+    return Table("What a sweep costs its driver, by size", header, rows, text)
+
+
+def _shortage(runs: Sequence[Run]) -> str:
+    wanted = {trials: slots for trials, _, slots in REAL}
+    short = [run for run in runs if run.slots < wanted[run.trials]]
+    return "".join(
+        f" {run.trials} trials were to have {wanted[run.trials]} slots; so many workers do not fit into this machine's "
+        "memory."
+        for run in short
+    )
 
 
 def _by_thread(run: Run) -> str:
