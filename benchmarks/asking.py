@@ -105,9 +105,14 @@ def saturation(shown: dict[int, float], everything: dict[int, float], rest: dict
     for trials, cost in shown.items():
         whole = f"{everything[trials]:.1f}" if trials in everything else "-"
         rows.append([str(trials), f"{cost:.1f}", whole, *(f"{value:.1f}" for value in rest[trials])])
-    return Table(
-        "What grows with the number of trials: the ask saturates first", header, rows, _text(shown, everything)
-    )
+    text = _text(shown, everything) + _next(rest)
+    return Table("What grows with the number of trials: the ask saturates first", header, rows, text)
+
+
+def _next(rest: dict[int, tuple[float, float]]) -> str:
+    limits = [crossing({trials: pair[i] for trials, pair in rest.items()}, _SLOW) for i in range(2)]
+    line, note = (f"at about {_rounded(limit)} trials" if limit else "at none of these sizes" for limit in limits)
+    return f" What comes next: the note takes {_SLOW:.0f} ms {note}, the line {line}."
 
 
 def _text(shown: dict[int, float], everything: dict[int, float]) -> str:
