@@ -185,8 +185,8 @@ def _shortage(runs: Sequence[Run]) -> str:
     wanted = {trials: slots for trials, _, slots in REAL}
     short = [run for run in runs if run.slots < wanted[run.trials]]
     return "".join(
-        f" {run.trials} trials were to have {wanted[run.trials]} slots; so many workers do not fit into this machine's "
-        "memory."
+        f" {run.trials} trials were to have {wanted[run.trials]} slots; so many workers, 116 MB each, do not fit into "
+        "this machine's memory."
         for run in short
     )
 
@@ -199,9 +199,10 @@ def _by_thread(run: Run) -> str:
     return (
         f"Of the {run.cpu:.0f} s of {run.trials} trials, {work:.0f} s are of the thread that asks, reports and runs "
         f"Ray Tune (asks about {asked:.0f} s, reports {reported:.0f} s), {writer:.0f} s of MLflow's, {native:.0f} s of "
-        f"Ray's own threads in C++, {run.cpu - work - writer - native:.0f} s of the rest. So at any number of trials, "
-        f"one driver takes at most about {run.reports / work:.0f} reports and {run.trials / work:.0f} trials a second, "
-        f"and MLflow {run.sent / run.sending:.0f} events. "
+        f"Ray's own threads in C++, {run.cpu - work - writer - native:.0f} s of the rest. Python shares a core: "
+        f"{run.reports / run.cpu:.0f} reports and {run.trials / run.cpu:.1f} trials a second are the most that one "
+        f"driver takes at this size, and the largest part of it is MLflow's, {run.sent / run.sending:.0f} events a "
+        "second at most. "
     )
 
 
