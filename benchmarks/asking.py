@@ -8,7 +8,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,26 @@ def ask(trials: int, everything: bool) -> float:
         sampling._SHOWN = trials
     config = configured(trials, Path(tempfile.gettempdir()), {"sampler.random_share": "0"})
     past = sampling.Past(config, made_up(config, trials))
+    numbers = itertools.count(trials)
+    return _milliseconds(lambda: sampling.draw(config, past, next(numbers)))
+
+
+def others(trials: int) -> tuple[float, float]:
+    """What else grows: milliseconds of the console's line at a trial's end, and of noting what MLflow has."""
+    from sweep.leaderboard import summary_line
+    from sweep.projection import Progress
+
+    with tempfile.TemporaryDirectory() as folder:
+        records = list(made_up(configured(trials, Path(folder), {}), trials))
+        progress, path = Progress(trials={str(number): "0" * 32 for number in range(trials)}), Path(folder) / "progress"
+        return _milliseconds(lambda: summary_line(records)), _milliseconds(lambda: progress.save(path))
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
     seconds = []
-    for number in range(trials, trials + _DRAWS):
+    for _ in range(_DRAWS):
         began = time.thread_time()
-        sampling.draw(config, past, number)
+        work()
         seconds.append(time.thread_time() - began)
     return 1e3 * statistics.median(seconds[1:])  # the first imports, and makes what others find
 
@@ -76,25 +92,42 @@ def crossing(costs: dict[int, float], limit: float) -> float | None:
     return None
 
 
-def saturation(shown: dict[int, float], everything: dict[int, float]) -> Table:
-    """The table of asks: milliseconds by number of trials, and where all of them are shown."""
-    header = ("trials", "ask ms", "all trials shown: ask ms")
-    rows = [[f"{n}", f"{cost:.1f}", f"{everything[n]:.1f}" if n in everything else "-"] for n, cost in shown.items()]
-    return Table("What saturates first: the ask", header, rows, _text(shown, everything))
+def saturation(shown: dict[int, float], everything: dict[int, float], rest: dict[int, tuple[float, float]]) -> Table:
+    """The table of asks: milliseconds by number of trials, where all of them are shown, and of what else grows."""
+    header = (
+        "trials",
+        "ask ms",
+        "all trials shown: ask ms",
+        "line of a trial's end ms",
+        "note of MLflow's progress ms",
+    )
+    rows = []
+    for trials, cost in shown.items():
+        whole = f"{everything[trials]:.1f}" if trials in everything else "-"
+        rows.append([str(trials), f"{cost:.1f}", whole, *(f"{value:.1f}" for value in rest[trials])])
+    text = _text(shown, everything) + _next(rest)
+    return Table("What grows with the number of trials: the ask saturates first", header, rows, text)
+
+
+def _next(rest: dict[int, tuple[float, float]]) -> str:
+    limits = [crossing({trials: pair[i] for trials, pair in rest.items()}, _SLOW) for i in range(2)]
+    line, note = (f"at about {_rounded(limit)} trials" if limit else "at none of these sizes" for limit in limits)
+    return f" What comes next: the note takes {_SLOW:.0f} ms {note}, the line {line}."
 
 
 def _text(shown: dict[int, float], everything: dict[int, float]) -> str:
     now, before, (last, cost) = crossing(shown, _SLOW), crossing(everything, _SLOW), max(shown.items())
     text = (
-        "A suggestion of TPE, none of them drawn at random, to one who knows so many trials, without a database; "
-        f"median of {_DRAWS}. It alone grows with the number of trials; all else above is a cost of each trial. "
+        "An ask here is a suggestion of TPE, never drawn at random, to one who knows so many trials, without a "
+        f"database; median of {_DRAWS - 1}. The console's line comes at the end of each trial where it is no terminal, "
+        "the note of what MLflow has about once a second. "
     )
     if before is None:
         return text
-    saturates = f"at about {_rounded(now)} trials" if now else f"at more than {last} trials ({cost:.0f} ms there)"
+    as_is = f"at about {_rounded(now)} trials" if now else f"at more than {last} trials ({cost:.0f} ms there)"
     return text + (
-        f"It takes {_SLOW:.0f} ms at about {_rounded(before)} trials where the sampler is shown all of them, and "
-        f"{saturates} as it is: the best and a sample of the others, found in arrays. So the size at which it "
+        f"An ask takes {_SLOW:.0f} ms at about {_rounded(before)} trials where the sampler is shown all of them, and "
+        f"{as_is} as it is: it is shown the best and a sample of the others, found in arrays. So the size at which it "
         f"saturates is moved out by {'' if now else 'more than '}{(now or last) / before:.0f}x."
     )
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import growth
-from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, saturation
+from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, others, saturation
 from benchmarks.measuring import Table, Tables, peak_memory
 from benchmarks.nodes import cluster, room
 from benchmarks.watch import NATIVE, Threads, Timed, medians
@@ -66,7 +66,7 @@ class Run:
 
     def costs(self) -> list[str]:
         """The cells under `_COSTS`."""
-        pairs = [", ".join(f"{value:.1f}" for value in pair) for pair in (self.ask, self.report)]
+        pairs = [", ".join(f"{value:.{1 if value >= 1 else 2}f}" for value in pair) for pair in (self.ask, self.report)]
         return [f"{self.cpu:.0f}", f"{1e3 * self.cpu / self.trials:.0f}", *pairs, f"{self.memory / 1e6:.0f}"]
 
 
@@ -76,7 +76,8 @@ def measure() -> Tables:
     simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
     shown = {trials: float(_alone("ask", trials, 0)) for trials in PASTS}
     everything = {trials: float(_alone("ask", trials, 1)) for trials in PASTS if trials <= ALL_UP_TO}
-    return Tables([_real_table(real), _simulated_table(simulated), saturation(shown, everything)])
+    rest = {trials: tuple(_alone("others", trials)) for trials in PASTS}
+    return Tables([_real_table(real), _simulated_table(simulated), saturation(shown, everything, rest)])
 
 
 def _alone(kind: str, *numbers: int) -> Any:
@@ -176,7 +177,18 @@ def _real_table(runs: Sequence[Run]) -> Table:
         "trials; wall clock says nothing where hundreds of workers share so few cores. Medians of an ask with its "
         "note in the study, and of a report with its note in event log and study and the decision. "
     )
-    return Table("What a sweep costs its driver, by size", header, rows, text + _by_thread(runs[-1]) + _growth(runs))
+    text += _by_thread(runs[-1]) + _growth(runs) + _shortage(runs)
+    return Table("What a sweep costs its driver, by size", header, rows, text)
+
+
+def _shortage(runs: Sequence[Run]) -> str:
+    wanted = {trials: slots for trials, _, slots in REAL}
+    short = [run for run in runs if run.slots < wanted[run.trials]]
+    return "".join(
+        f" {run.trials} trials were to have {wanted[run.trials]} slots; so many workers, 116 MB each, do not fit into "
+        "this machine's memory."
+        for run in short
+    )
 
 
 def _by_thread(run: Run) -> str:
@@ -187,9 +199,10 @@ def _by_thread(run: Run) -> str:
     return (
         f"Of the {run.cpu:.0f} s of {run.trials} trials, {work:.0f} s are of the thread that asks, reports and runs "
         f"Ray Tune (asks about {asked:.0f} s, reports {reported:.0f} s), {writer:.0f} s of MLflow's, {native:.0f} s of "
-        f"Ray's own threads in C++, {run.cpu - work - writer - native:.0f} s of the rest. So at any number of trials, "
-        f"one driver takes at most about {run.reports / work:.0f} reports and {run.trials / work:.0f} trials a second, "
-        f"and MLflow {run.sent / run.sending:.0f} events. "
+        f"Ray's own threads in C++, {run.cpu - work - writer - native:.0f} s of the rest. Python shares a core: "
+        f"{run.reports / run.cpu:.0f} reports and {run.trials / run.cpu:.1f} trials a second are the most that one "
+        f"driver takes at this size, and the largest part of it is MLflow's, {run.sent / run.sending:.0f} events a "
+        "second at most. "
     )
 
 
@@ -251,6 +264,6 @@ def _simulated_table(runs: Sequence[Run]) -> Table:
 
 if __name__ == "__main__":
     numbers = [int(word) for word in sys.argv[2:]]
-    kinds: dict[str, Any] = {"real": run_real, "simulated": run_simulated, "ask": ask}
+    kinds: dict[str, Any] = {"real": run_real, "simulated": run_simulated, "ask": ask, "others": others}
     result = kinds[sys.argv[1]](*numbers)
     print(json.dumps(asdict(result) if isinstance(result, Run) else result))
