@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import growth
+from benchmarks import growth, light
 from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, others, saturation
 from benchmarks.measuring import Table, Tables, peak_memory
 from benchmarks.nodes import cluster, room
@@ -93,6 +93,7 @@ def _alone(kind: str, *numbers: int) -> Any:
 
 def run_real(trials: int, nodes: int, slots: int) -> Run:
     """A sweep on nodes of this machine, with fewer slots where its memory does not hold so many workers."""
+    import ray
     from rich.console import Console
 
     from sweep import folder, session, trainable
@@ -113,7 +114,8 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
 
     session.EventLog = TimedLog  # type: ignore[misc]
     trainable.run_trial = growth.do_nothing
-    _by_value(growth)
+    _by_value(growth, light)
+    light.make_workers_light(ray)
     with (
         _timed() as (asks, reports, sent),
         tempfile.TemporaryDirectory() as output,
@@ -157,11 +159,12 @@ def _timed() -> Iterator[tuple[Timed, Timed, Timed]]:
         yield asks, reports, sent
 
 
-def _by_value(module: Any) -> None:
+def _by_value(*modules: Any) -> None:
     """Workers of a cluster have `sweep` and `trainer`, and not this package."""
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(module)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _real_table(runs: Sequence[Run]) -> Table:
