@@ -130,8 +130,11 @@ def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep):
 
 
 def test_it_goes_on_under_a_clock_that_was_set_back_and_with_other_versions(sweep):
-    ended = sweep.run("--trials", "3", program=(str(Path(__file__).with_name("clock_set_back.py")),))
-    assert ended.returncode == 0, ended.stderr
+    with sweep.start("--trials", "3", program=(str(Path(__file__).with_name("clock_set_back.py")),)) as process:
+        read_until(process, " epoch 1/6")
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     times = [e.time for e in sweep.events()]
     assert min(b - a for a, b in itertools.pairwise(times)) < -3000  # it was set back in the middle
     sweep.check(trials=3)

@@ -74,7 +74,7 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_and_the_slot_goes_on
     sweep = greedy(tmp_path / "home")
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, free = (int(memory[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
-    threshold = (total - free + 3_500_000) / total
+    threshold = (total - free + 7_000_000) / total  # far from what other tests take meanwhile
     ended = sweep.run(RAY_memory_usage_threshold=f"{threshold:.4f}", RAY_memory_monitor_refresh_ms="50")
     assert ended.returncode == 0, ended.stderr
     assert end(sweep, 0)[0] == "FAILED"
@@ -107,11 +107,11 @@ def test_a_trial_that_the_kernel_kills_for_its_memory_fails_and_the_slot_goes_on
 
 
 def greedy(home: Path) -> Sweep:
-    """Two trials; a step of the first needs some 6 GB."""
-    data = TINY["data"] | {"image_size": 192, "train_faces": 256}
+    """Two trials; a step of the first needs some 12 GB."""
+    data = TINY["data"] | {"image_size": 192, "train_faces": 512}
     settings = {
-        "space": {"optim.batch_size": {"choice": [8, 256]}},
-        "known": [{"optim.batch_size": 256}, {"optim.batch_size": 8}],
+        "space": {"optim.batch_size": {"choice": [8, 512]}},
+        "known": [{"optim.batch_size": 512}, {"optim.batch_size": 8}],
         "trials": 2,
         "retries": 0,
         "train": epochs(1, data=data),
