@@ -108,13 +108,12 @@ def test_a_trial_that_the_kernel_kills_for_its_memory_fails_and_the_slot_goes_on
 
 def greedy(home: Path) -> Sweep:
     """Two trials; a step of the first needs some 12 GB."""
-    data = TINY["data"] | {"image_size": 192, "train_faces": 512}
     settings = {
-        "space": {"optim.batch_size": {"choice": [8, 512]}},
-        "known": [{"optim.batch_size": 512}, {"optim.batch_size": 8}],
+        "space": {"data.image_size": {"choice": [32, 384]}},
+        "known": [{"data.image_size": 384}, {"data.image_size": 32}],
         "trials": 2,
         "retries": 0,
-        "train": epochs(1, data=data),
+        "train": TINY | {"data": TINY["data"] | {"train_faces": 128}, "optim": {"epochs": 1, "batch_size": 128}},
     }
     return Sweep(home, settings=QUIET | settings)
 
