@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SHUTDOWN = 60.0  # seconds
-_RESERVE, _NODE, _WORKER = 2e9, 250e6, 75e6  # bytes: for others, of a node, of a light worker
+_RESERVE = 2e9  # bytes that others need
+_NODE = 250e6  # bytes of a node's own processes
+_WORKER = 75e6  # bytes of a light worker
 _LEAN = {  # sixteen nodes on one machine must not spend it on watching themselves
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "false",
