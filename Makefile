@@ -1,6 +1,7 @@
 # make run    set up and run the demo sweep            make test   set up and run the tests
 # make lint   ruff and mypy                            make ui     open the runs in the MLflow UI
-# make test-faults   kill, hang, fill, lock and cut off everything (ten minutes)
+# make test-faults   kill, hang, fill, lock and cut off everything (25 minutes)
+# make test-faults-short   those of them that take no minutes each (10 minutes)
 # make audit  known holes of the pinned versions (asks the package registry)
 # make bench  measure what it costs, into benchmarks/RESULTS.md (half an hour; leave the machine alone)
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-faults audit bench lint format ui constraints clean
+.PHONY: run test test-faults test-faults-short audit bench lint format ui constraints clean
 
 run: $(READY)
 	$(BIN)/python -m sweep.run
@@ -16,8 +17,13 @@ run: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+FAULTS := $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(FAULTS)
+
+test-faults-short: $(READY)
+	$(FAULTS) -m "not long"
 
 audit: $(READY)
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -82,6 +82,8 @@ class Machine:
         self._port, self.address = (switch, port), address
         switch.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
         switch.ip("link", "set", port, "master", "switch", "up")
+        card = "02:00:" + ":".join(f"{int(byte):02x}" for byte in address.split("."))
+        self.ip("link", "set", "eth0", "address", card)  # by its address: whoever knew one there before finds this one
         self.ip("address", "add", f"{address}/24", "dev", "eth0")
         self.ip("link", "set", "eth0", "up")
 

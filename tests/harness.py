@@ -134,15 +134,20 @@ class Sweep:
     def artifacts(self, run_id: str, folder: str | None = None) -> set[str]:
         return {file.path for file in self.client().list_artifacts(run_id, folder)}
 
-    def living(self) -> list[int]:
-        """Processes that this sweep started, or that were started by those."""
-        mark, found = f"{MARK}={self.mark}".encode(), []
+    def wait_until_gone(self, seconds: float = 15.0) -> None:
+        """Waits until nothing that this sweep started is left."""
+        wait_for(lambda: not self.living(), seconds, lambda: f"all processes gone, left are {self.living()}")
+
+    def living(self) -> dict[int, str]:
+        """Processes that this sweep started, or that were started by those: their titles by number."""
+        mark, found = f"{MARK}={self.mark}".encode(), {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 try:
                     zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
                     if mark in (folder / "environ").read_bytes().split(b"\0") and not zombie:
-                        found.append(int(folder.name))
+                        title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                        found[int(folder.name)] = title[:150].strip()
                 except OSError:
                     continue
         return found
@@ -178,11 +183,13 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0, what: str = "what was waited for") -> None:
+def wait_for(
+    condition: Callable[[], object], seconds: float = 20.0, what: str | Callable[[], str] = "what was waited for"
+) -> None:
     """Waits until the condition holds; fails after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what if isinstance(what, str) else what()}"
         time.sleep(0.02)
 
 

@@ -533,12 +533,12 @@ def test_a_sweep_on_two_nodes_is_interrupted_and_goes_on(tmp_path: Path) -> None
     assert (tmp_path / "log.scontrol").read_text() == f"requeue {job}\n"
     assert [event.data["state"] for event in sweep.events() if event.kind.value == "sweep_ended"] == ["KILLED"]
     assert not Path(f"/tmp/ray_{job}").exists()
-    wait_for(lambda: not sweep.living(), 20, "all processes are gone")
+    sweep.wait_until_gone(20)
     with start(second) as script:
         assert script.wait(timeout=180) == 0, second.read_text()
     assert set(sweep.states().values()) <= {"COMPLETE", "PRUNED"}
     assert set(sweep.reports().values()) == {1}
-    wait_for(lambda: not sweep.living(), 20, "all processes are gone")
+    sweep.wait_until_gone(20)
 
 
 # Prometheus and Grafana

@@ -6,11 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import CALM, TINY, Sweep, wait_for
+from harness import CALM, TINY, Sweep
 
 from sweep.events import EventKind
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 KILLER = str(Path(__file__).with_name("killed_at.py"))
 SEED, TRIALS = 20261124, 16
@@ -69,7 +69,7 @@ def kill(sweep: Sweep, times: int) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert "sweep.sync" not in ended.stdout  # MLflow has everything
-    wait_for(lambda: not sweep.living(), 90, "all processes gone")
+    sweep.wait_until_gone(90)
 
 
 def told(sweep: Sweep) -> list[tuple]:

@@ -24,7 +24,7 @@ from sweep.events import EventKind
 from sweep.projection import RUN_STATUS, Progress
 from sweep.tracking import connect
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 USER, SECRET = "sweeper", "s3cretMARKofThisTest"
 RIGHT, WRONG = f"{USER}:{SECRET}@", f"{USER}:not{SECRET}@"
@@ -347,7 +347,7 @@ def test_a_server_that_is_paused_at_the_end_is_waited_for_half_a_minute(stories)
     ended = stories["troubled"].result()
     ended.check_well(sent=False)
     assert ended.closing > 29
-    wait_for(lambda: not ended.sweep.living(), 15, "all processes gone")
+    ended.sweep.wait_until_gone()
 
 
 def test_after_kill_pause_and_deleted_runs_a_sync_makes_mlflow_complete(stories, servers):

@@ -92,7 +92,7 @@ def check(sweep: Sweep) -> None:
                 trained[trial.number, epoch] for epoch in range(1, rung + 1)
             ]
     assert not list(sweep.folder.glob("trials/*/last.pt"))
-    wait_for(lambda: not sweep.living(), 60, "all processes gone")
+    sweep.wait_until_gone(60)
 
 
 def folder(sweep: Sweep, trial: int) -> Path:
@@ -134,6 +134,7 @@ def test_a_sweep_pauses_resumes_and_repeats(calm):
     assert set(calm.states().values()) == {"COMPLETE", "PRUNED"}
 
 
+@pytest.mark.long
 def test_a_driver_killed_around_pauses_and_resumptions_decides_as_one_that_nobody_disturbed(calm, tmp_path):
     sweep = Sweep(tmp_path / "home", settings=SETTINGS)
     kill(sweep, "before:sweep.ledger:Ledger._pause:2")  # its report is in the log, its pause is not
@@ -160,6 +161,7 @@ def owner(sweep: Sweep, trial: int) -> int | None:
     return None
 
 
+@pytest.mark.long
 def test_with_two_slots_a_worker_and_a_driver_that_die_after_a_resumption_lose_nothing(tmp_path):
     data = TINY["data"] | {"train_faces": 192}  # long enough to hit a worker between a resumption and its next report
     settings = WAITING | {"slots": 2, "resources": {"cpus": 0.5}, "train": SETTINGS["train"] | {"data": data}}
@@ -208,6 +210,7 @@ def damaged(last: Path) -> None:
     os.truncate(last, last.stat().st_size // 2)
 
 
+@pytest.mark.long
 def test_a_paused_trial_whose_checkpoint_is_gone_or_damaged_fails_by_name_and_the_sweep_goes_on(tmp_path):
     sweep = Sweep(tmp_path / "home", settings=WAITING)
     kill(sweep, "after:sweep.ledger:Ledger._pause:2")

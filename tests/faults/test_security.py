@@ -69,6 +69,7 @@ def test_everything_listens_on_loopback_and_asks_for_a_token(tmp_path):
         process.communicate(timeout=60)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_password_is_written_or_shown_anywhere():
     mark = f"pw{os.urandom(8).hex()}"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import CALM, MARK, TINY, Sweep, read_until, wait_for
+from harness import CALM, MARK, TINY, Sweep, read_until
 from optuna.trial import TrialState
 
 from sweep.events import EventKind
@@ -40,7 +40,7 @@ def check_stopped(sweep: Sweep) -> None:
     assert sweep.events()[-1].data["state"] == "KILLED"
     assert {t.state for t in sweep.study().trials} == {TrialState.RUNNING}
     assert {run.info.status for run in sweep.runs().values()} == {"KILLED"}
-    wait_for(lambda: not sweep.living(), 15, f"all processes gone, left are {sweep.living()}")
+    sweep.wait_until_gone()
 
 
 def check_goes_on(sweep: Sweep) -> None:
@@ -50,6 +50,7 @@ def check_goes_on(sweep: Sweep) -> None:
     sweep.check(trials=2)
 
 
+@pytest.mark.long
 def test_signals_stop_a_sweep_where_the_same_command_goes_on(sweep):
     for epoch, number in ((1, signal.SIGINT), (2, signal.SIGTERM), (3, signal.SIGHUP)):
         with sweep.start() as process:
@@ -66,10 +67,11 @@ def test_signals_stop_a_sweep_where_the_same_command_goes_on(sweep):
         os.killpg(process.pid, signal.SIGINT)  # at once
         process.communicate(timeout=10)
     assert process.returncode == 130
-    wait_for(lambda: not sweep.living(), 15, "all processes gone")
+    sweep.wait_until_gone()
     check_goes_on(sweep)
 
 
+@pytest.mark.long
 def test_ctrl_c_while_it_starts_leaves_nothing_that_hinders(sweep):
     for seconds in (0.3, 2.0, 4.5):
         with sweep.start() as process:
@@ -82,10 +84,11 @@ def test_ctrl_c_while_it_starts_leaves_nothing_that_hinders(sweep):
         else:
             assert process.returncode == 130, out + err
             assert "Traceback" not in out + err
-        wait_for(lambda: not sweep.living(), 15, "all processes gone")
+        sweep.wait_until_gone()
     check_goes_on(sweep)
 
 
+@pytest.mark.long
 def test_a_terminal_that_is_closed_stops_it_like_ctrl_c(sweep):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -129,6 +132,7 @@ def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep):
     sweep.check(trials=2)
 
 
+@pytest.mark.long
 def test_it_goes_on_under_a_clock_that_was_set_back_and_with_other_versions(sweep):
     with sweep.start("--trials", "3", program=(str(Path(__file__).with_name("clock_set_back.py")),)) as process:
         read_until(process, " epoch 1/6")

@@ -35,10 +35,11 @@ def lines(sweep: Sweep) -> int:
 # Databases
 
 
+@pytest.mark.long
 def test_a_study_that_another_process_locks_for_half_a_minute_is_waited_for(tmp_path):
     sweep = Sweep(tmp_path / "home", settings=QUIET)
     with sweep.start() as process:
-        wait_for(lambda: sweep.reports() if lines(sweep) else None, 60, "a report")
+        wait_for(lambda: sweep.reports() if lines(sweep) else None, 180, "a report")
         other = sqlite3.connect(sweep.folder / "study.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         time.sleep(1)
@@ -81,13 +82,14 @@ def postgres(tmp_path_factory):
     server.server.cleanup()
 
 
+@pytest.mark.long
 def test_a_study_in_postgresql_survives_dropped_connections_and_a_restart(tmp_path, postgres):
     sweep = Sweep(tmp_path / "home", settings=QUIET | {"trials": 4, "train": TINY | {"optim": {"epochs": 8}}})
     with sweep.start("--study", postgres.url) as process:
         for epoch in (2, 4, 6):  # of trial 0
-            wait_for(lambda e=epoch: lines(sweep) and (0, e) in sweep.reports(), 60, f"epoch {epoch}")
+            wait_for(lambda e=epoch: lines(sweep) and (0, e) in sweep.reports(), 180, f"epoch {epoch}")
             postgres.drop_connections()
-        wait_for(lambda: (1, 2) in sweep.reports(), 60, "epoch 2 of trial 1")
+        wait_for(lambda: (1, 2) in sweep.reports(), 180, "epoch 2 of trial 1")
         postgres.control("-m", "immediate", "stop")
         before = lines(sweep)
         time.sleep(5)
@@ -159,12 +161,13 @@ def test_a_disk_that_is_full_from_the_start_is_named(small_disk, leave):
         sweep.check(trials=2)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_in_the_middle_stops_the_sweep_and_loses_nothing(small_disk):
     train = TINY | {"optim": {"epochs": 12, "batch_size": 8}, "run": OFTEN}
     sweep = Sweep(small_disk / "home", settings=QUIET | {"train": train})
     cache = {"XDG_CACHE_HOME": str(small_disk.parent / "cache")}
     with sweep.start(**cache) as process:
-        wait_for(lambda: lines(sweep) and (0, 2) in sweep.reports(), 60, "a checkpoint")
+        wait_for(lambda: lines(sweep) and (0, 2) in sweep.reports(), 180, "a checkpoint")
         filler = fill(small_disk, 60_000_000)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out + err
@@ -173,7 +176,7 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_sweep_and_loses_nothing(sm
     assert str(sweep.folder) in err
     assert "the same command goes on" in err
     assert "Traceback" not in out + err
-    wait_for(lambda: not sweep.living(), 90, "all processes gone")
+    sweep.wait_until_gone(90)
     reached = max(epoch for trial, epoch in sweep.reports() if trial == 0)
     last = torch.load(sweep.folder / "trials" / "0000" / "last.pt", weights_only=True)
     assert 1 <= len(last["history"]) <= reached + 1
@@ -225,6 +228,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.long
 def test_checkpoints_that_are_not_what_they_should_be_are_refused_by_name(tmp_path):
     """Five trials are stopped with a checkpoint each, which is spoilt each in another way."""
     train = TINY | {"optim": {"epochs": 60, "batch_size": 8}, "run": OFTEN}
@@ -232,7 +236,7 @@ def test_checkpoints_that_are_not_what_they_should_be_are_refused_by_name(tmp_pa
     sweep = Sweep(tmp_path / "home", settings=QUIET | many)
     lasts = [sweep.folder / "trials" / f"{number:04d}" / "last.pt" for number in range(5)]
     with sweep.start() as process:
-        wait_for(lambda: all(last.exists() for last in lasts), 120, "five checkpoints")
+        wait_for(lambda: all(last.exists() for last in lasts), 240, "five checkpoints")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     before, proof = sweep.reports(), tmp_path / "executed"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
-from harness import CALM, LOCKSTEP, MARK, TINY, Sweep, rows, wait_for
+from harness import CALM, LOCKSTEP, MARK, TINY, Sweep, rows
 
 from sweep import evidence, load, rerun
 from sweep.events import EventKind
@@ -213,7 +213,7 @@ def test_ctrl_c_keeps_the_runs_that_are_done(calm, interrupted):
     assert "Traceback" not in out + err
     assert out == ""
     assert [n["run"] for n in noted] == SEED_RUNS[:1]
-    wait_for(lambda: not calm.living(), 30, f"all processes gone, left are {calm.living()}")
+    calm.wait_until_gone(30)
 
 
 def test_the_same_command_trains_what_is_left(calm, seeds):

@@ -324,7 +324,7 @@ def test_ctrl_c_leaves_no_run_open_and_no_process_behind(troubled, interrupted):
     assert troubled.events()[-1].kind is EventKind.SWEEP_ENDED
     assert troubled.events()[-1].data["state"] == "KILLED"
     assert all(t.state is TrialState.RUNNING for t in troubled.study().trials)
-    wait_for(lambda: not troubled.living(), 15, f"all processes gone, left are {troubled.living()}")
+    troubled.wait_until_gone()
 
 
 @pytest.fixture(scope="module")
@@ -368,4 +368,4 @@ def test_a_resumed_trial_has_the_numbers_of_one_that_was_never_stopped(troubled,
 
 
 def test_nothing_is_left_running_at_the_end(troubled, recovered):
-    wait_for(lambda: not troubled.living(), 90, f"all processes gone, left are {troubled.living()}")
+    troubled.wait_until_gone(90)
