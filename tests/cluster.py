@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from waiting import PATIENCE
+
 NETWORK = "10.77.0"  # seen by nobody else: also the switch has a namespace of its own
 PORT = 6379
 IMPATIENT = {  # else Ray takes minutes to find out that a machine, or its head, is silent
@@ -113,7 +115,7 @@ class Machine:
     def do(self, *words: str, **env: str) -> str:
         """Runs a command here, with nothing of the tests' environment, and gives what it printed."""
         words = (*self.prefix(self.disk), "-i", *(f"{key}={value}" for key, value in self._environment(env)), *words)
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, f"{self.name}: {words}: {done.stdout}{done.stderr}"
         return done.stdout
 

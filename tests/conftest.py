@@ -6,6 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def quick_precision() -> str:
+    """In what networks are computed without taking ages: CPUs without units for bfloat16 emulate it."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    in_hardware = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and "avx512_bf16" in flags
+    return "bfloat16" if in_hardware else "float32"
 
 
 @pytest.fixture(scope="session")

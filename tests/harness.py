@@ -9,19 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import yaml
-from cluster import Machine
 from mlflow.entities import Run
+from waiting import PATIENCE, wait_for
 
 from sweep.events import Event, EventKind, read_events
 from sweep.tracking import connect
@@ -54,6 +53,13 @@ CALM = {
 }
 
 
+class Place(Protocol):
+    """Where commands run other than those of the tests: `cluster.Machine`, or a group of processes."""
+
+    def prefix(self, folder: Path) -> list[str]:
+        """The words before a command that make it run there, in this folder."""
+
+
 @dataclass
 class Sweep:
     """A sweep as its user sees it: a command to type, and what lies on disk afterwards."""
@@ -62,7 +68,7 @@ class Sweep:
     name: str = "faces"
     settings: dict = field(default_factory=lambda: CALM)
     mlflow: str | None = None  # URI of the store, if not the one in the output folder
-    machine: Machine | None = None  # where its command runs, if not here
+    machine: Place | None = None  # where its command runs, if not here
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -96,10 +102,10 @@ class Sweep:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background have it ignored
         )
 
-    def run(self, *more: str, seconds: float = 240, **options: Any) -> subprocess.CompletedProcess:
+    def run(self, *more: str, **options: Any) -> subprocess.CompletedProcess:
         """The command to its end; options as for `start`."""
         with self.start(*more, **options) as process:
-            out, err = process.communicate(timeout=seconds)
+            out, err = process.communicate(timeout=PATIENCE)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def events(self) -> list[Event]:
@@ -134,9 +140,9 @@ class Sweep:
     def artifacts(self, run_id: str, folder: str | None = None) -> set[str]:
         return {file.path for file in self.client().list_artifacts(run_id, folder)}
 
-    def wait_until_gone(self, seconds: float = 15.0) -> None:
+    def wait_until_gone(self) -> None:
         """Waits until nothing that this sweep started is left."""
-        wait_for(lambda: not self.living(), seconds, lambda: f"all processes gone, left are {self.living()}")
+        wait_for(lambda: not self.living(), lambda: f"all processes gone, left are {self.living()}")
 
     def living(self) -> dict[int, str]:
         """Processes that this sweep started, or that were started by those: their titles by number."""
@@ -181,16 +187,6 @@ def _key(tag: str | None) -> int | str | None:
 def rows(folder: Path) -> list[dict[str, float]]:
     """The metrics of a run folder, an epoch each."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def wait_for(
-    condition: Callable[[], object], seconds: float = 20.0, what: str | Callable[[], str] = "what was waited for"
-) -> None:
-    """Waits until the condition holds; fails after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what if isinstance(what, str) else what()}"
-        time.sleep(0.02)
 
 
 def read_until(process: subprocess.Popen, word: str) -> list[str]:
@@ -240,11 +236,11 @@ class MlflowServer:
                 start_new_session=True,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # half the time to start
             )
-        wait_for(self.healthy, 90, "the MLflow server answers")
+        wait_for(self.healthy, "the MLflow server answers")
 
     def healthy(self):
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=PATIENCE) as answer:
                 return answer.status == 200
         except OSError:
             return False

@@ -21,7 +21,8 @@ import click
 import jsonschema
 import pytest
 import yaml
-from harness import CALM, MARK, Sweep, wait_for
+from harness import CALM, MARK, Sweep
+from waiting import PATIENCE, wait_for
 
 from sweep.config import SweepConfig, load_sweep
 from sweep.resources import fitting
@@ -353,8 +354,8 @@ def test_the_hook_of_the_head_ends_the_driver_and_waits(job: dict[str, Any], tmp
             (proc / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
             words = [word.replace("/proc/", f"{proc}/") for word in hook]
             with subprocess.Popen(words, stderr=subprocess.PIPE) as hooked:
-                assert driver.wait(timeout=20) == 130
-                assert hooked.wait(timeout=20) == 0
+                assert driver.wait(timeout=PATIENCE) == 130
+                assert hooked.wait(timeout=PATIENCE) == 0
                 assert hooked.stderr is not None
                 assert hooked.stderr.read() == b""
         finally:
@@ -464,7 +465,11 @@ def test_the_script_calls_ray_and_the_sweep_as_they_want_it(kept: str, head: int
         SWEEP="configs/sweep/wflw_resnet50_star.yaml",
     )
     done = subprocess.run(
-        ["bash", str(SLURM), "--epochs", "8400", "--slots", "3"], env=given, timeout=30, capture_output=True, text=True
+        ["bash", str(SLURM), "--epochs", "8400", "--slots", "3"],
+        env=given,
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (driver,) = recorded(tmp_path / "log.driver")
@@ -486,7 +491,7 @@ def test_a_job_that_fails_near_its_limit_does_not_queue_again(tmp_path: Path) ->
     python = str(tmp_path / "programs" / "python")
     more = {"PYTHON": python, "STUB_CODE": "1", "SLURM_JOB_END_TIME": str(int(time.time()) + 60)}
     given = on_slurm(tmp_path, free_job(), STUBS | RECORDERS, **more)
-    done = subprocess.run(["bash", str(SLURM)], env=given, timeout=30, capture_output=True, text=True)
+    done = subprocess.run(["bash", str(SLURM)], env=given, timeout=PATIENCE, capture_output=True, text=True)
     assert done.returncode == 1
     assert not (tmp_path / "log.scontrol").exists()
 
@@ -526,19 +531,19 @@ def test_a_sweep_on_two_nodes_is_interrupted_and_goes_on(tmp_path: Path) -> None
 
     first, second = tmp_path / "first.log", tmp_path / "second.log"
     with start(first) as script:
-        wait_for(lambda: "epoch 2/6" in first.read_text() or script.poll() is not None, 120, "an epoch")
+        wait_for(lambda: "epoch 2/6" in first.read_text() or script.poll() is not None, "an epoch")
         script.send_signal(signal.SIGTERM)
-        assert script.wait(timeout=90) == 130, first.read_text()
+        assert script.wait(timeout=PATIENCE) == 130, first.read_text()
     assert "2 of 2 nodes" in first.read_text()
     assert (tmp_path / "log.scontrol").read_text() == f"requeue {job}\n"
     assert [event.data["state"] for event in sweep.events() if event.kind.value == "sweep_ended"] == ["KILLED"]
     assert not Path(f"/tmp/ray_{job}").exists()
-    sweep.wait_until_gone(20)
+    sweep.wait_until_gone()
     with start(second) as script:
-        assert script.wait(timeout=180) == 0, second.read_text()
+        assert script.wait(timeout=PATIENCE) == 0, second.read_text()
     assert set(sweep.states().values()) <= {"COMPLETE", "PRUNED"}
     assert set(sweep.reports().values()) == {1}
-    sweep.wait_until_gone(20)
+    sweep.wait_until_gone()
 
 
 # Prometheus and Grafana

@@ -1,5 +1,7 @@
 """python killed_at.py ...: `python -m sweep.run ...` that kills itself with SIGKILL at the moment that MOMENT names.
 
+With SIGNAL=SIGINT it is interrupted instead, with all that it has started, as by Ctrl-C in a terminal.
+
 MOMENT is "seconds:S", "file:GLOB" (when such a file appears below the sweep's folder), or
 "before|after:MODULE:QUALIFIED.NAME:N", which is before or right after the Nth call of that function.
 """
@@ -15,7 +17,10 @@ from pathlib import Path
 
 
 def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    if "SIGNAL" in os.environ:
+        os.killpg(os.getpgid(0), signal.Signals[os.environ["SIGNAL"]])
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def at_call(when: str, module: str, name: str, count: int) -> None:

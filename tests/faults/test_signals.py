@@ -1,6 +1,5 @@
 """Sweeps that are told to stop, started twice, or met by another clock or other versions when they go on."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import CALM, MARK, TINY, Sweep, read_until
 from optuna.trial import TrialState
+from waiting import PATIENCE
 
 from sweep.events import EventKind
 
@@ -27,6 +27,16 @@ SETTINGS = CALM | {
     "resources": {"cpus": 0.5},
     "train": TINY | {"optim": {"epochs": 6, "batch_size": 8}},
 }
+
+KILLER = str(Path(__file__).with_name("killed_at.py"))
+WHILE_IT_STARTS = [
+    "seconds:0.3",
+    "before:sweep.run:_run:1",
+    "before:sweep.session:make_ready:1",
+    "before:ray:init:1",
+    "after:sweep.cluster:Slots:1",
+    "before:sweep.session:_open_study:1",
+]
 
 
 @pytest.fixture
@@ -56,7 +66,7 @@ def test_signals_stop_a_sweep_where_the_same_command_goes_on(sweep):
         with sweep.start() as process:
             read_until(process, f" epoch {epoch}/6")
             process.send_signal(number)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, err
         assert "interrupted; go on with:  " in out
         assert "Traceback" not in out + err
@@ -65,7 +75,7 @@ def test_signals_stop_a_sweep_where_the_same_command_goes_on(sweep):
         read_until(process, " epoch 4/6")
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGINT)  # at once
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     sweep.wait_until_gone()
     check_goes_on(sweep)
@@ -73,17 +83,12 @@ def test_signals_stop_a_sweep_where_the_same_command_goes_on(sweep):
 
 @pytest.mark.long
 def test_ctrl_c_while_it_starts_leaves_nothing_that_hinders(sweep):
-    for seconds in (0.3, 2.0, 4.5):
-        with sweep.start() as process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=seconds)
-            os.killpg(process.pid, signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        if process.returncode == -signal.SIGINT:  # while Python still imports
-            assert seconds < 1
-        else:
-            assert process.returncode == 130, out + err
-            assert "Traceback" not in out + err
+    for moment in WHILE_IT_STARTS:
+        ended = sweep.run(program=(KILLER,), MOMENT=moment, FOLDER=str(sweep.folder), SIGNAL="SIGINT")
+        if moment == WHILE_IT_STARTS[0] and ended.returncode == -signal.SIGINT:
+            continue  # Python was still importing
+        assert ended.returncode == 130, moment + ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stdout + ended.stderr, moment
         sweep.wait_until_gone()
     check_goes_on(sweep)
 
@@ -103,7 +108,7 @@ def test_a_terminal_that_is_closed_stops_it_like_ctrl_c(sweep):
     while b"2/6" not in shown:
         shown += os.read(ours, 4096)
     os.close(ours)  # the kernel sends SIGHUP, and every further write fails
-    assert process.wait(60) == 130
+    assert process.wait(PATIENCE) == 130
     check_stopped(sweep)
     check_goes_on(sweep)
 
@@ -115,7 +120,7 @@ def test_output_that_nobody_reads_any_more_ends_nothing(sweep):
         process.stdout.close()  # as | head -3 does
         assert process.stderr is not None
         err = process.stderr.read()
-        assert process.wait(120) == 0, err
+        assert process.wait(PATIENCE) == 0, err
     assert err == ""
     sweep.check(trials=2)
 
@@ -127,7 +132,7 @@ def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep):
         assert second.returncode == 2
         assert "name = 'faces': this sweep is running already" in second.stderr
         assert "Traceback" not in second.stderr
-        _, err = first.communicate(timeout=120)
+        _, err = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, err
     sweep.check(trials=2)
 
@@ -137,7 +142,7 @@ def test_it_goes_on_under_a_clock_that_was_set_back_and_with_other_versions(swee
     with sweep.start("--trials", "3", program=(str(Path(__file__).with_name("clock_set_back.py")),)) as process:
         read_until(process, " epoch 1/6")
         process.send_signal(signal.SIGUSR1)
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     times = [e.time for e in sweep.events()]
     assert min(b - a for a, b in itertools.pairwise(times)) < -3000  # it was set back in the middle

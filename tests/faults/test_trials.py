@@ -3,10 +3,12 @@
 import contextlib
 import os
 import signal
+import uuid
 from pathlib import Path
 
 import pytest
-from harness import CALM, TINY, Sweep, wait_for
+from harness import CALM, TINY, Sweep
+from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 
@@ -50,11 +52,11 @@ def test_a_worker_that_is_killed_three_times_fails_its_trial_and_no_other(tmp_pa
         killed: set[int | None] = {None}
         for kill in range(3):
             reached = 2 * (kill + 1)  # two epochs further each time, from the checkpoint
-            wait_for(lambda epoch=reached: (0, epoch) in reports(sweep), 120, f"epoch {reached} of trial 0")
-            wait_for(lambda: owner(sweep, 0) not in killed, 60, "a new worker")
+            wait_for(lambda epoch=reached: (0, epoch) in reports(sweep), f"epoch {reached} of trial 0")
+            wait_for(lambda: owner(sweep, 0) not in killed, "a new worker")
             killed.add(pid := owner(sweep, 0))
             os.kill(pid, signal.SIGKILL)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert starts(sweep, 0) == [None, 1, 2]
     state, reason = end(sweep, 0)
@@ -71,53 +73,82 @@ def reports(sweep: Sweep) -> set:
     return set(sweep.reports()) if (sweep.folder / "events.jsonl").exists() else set()
 
 
-def test_a_trial_that_needs_more_memory_than_there_is_fails_and_the_slot_goes_on(tmp_path):
-    sweep = greedy(tmp_path / "home")
-    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    total, free = (int(memory[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
-    threshold = (total - free + 7_000_000) / total  # far from what other tests take meanwhile
-    ended = sweep.run(RAY_memory_usage_threshold=f"{threshold:.4f}", RAY_memory_monitor_refresh_ms="50")
+class MemoryGroup:
+    """A control group of the kernel with memory of its own; whoever runs in it sees no other.
+
+    Args:
+        limit: bytes, for all its processes together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.folder = MEMORY / f"starsweep-test-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir()
+        (self.folder / "memory.limit_in_bytes").write_text(str(limit))
+
+    def prefix(self, _: Path) -> list[str]:
+        """The words before a command that make it run in this group."""
+        enter = 'mount --bind "$0" "$1" && echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", enter, str(self.folder), str(MEMORY)]
+
+    def add(self, process: int) -> None:
+        (self.folder / "cgroup.procs").write_text(str(process))
+
+    def kills(self) -> int:
+        """How many processes the kernel has ended for want of memory here."""
+        lines = (self.folder / "memory.oom_control").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["oom_kill"])
+
+    def remove(self) -> None:
+        wait_for(lambda: not (self.folder / "cgroup.procs").read_text(), "no process left in the group")
+        self.folder.rmdir()
+
+
+@pytest.fixture
+def group():
+    """Ten gigabytes."""
+    if not os.access(MEMORY, os.W_OK):
+        pytest.skip("no control groups (version 1) to limit memory with")
+    group = MemoryGroup(10 * 2**30)
+    yield group
+    group.remove()
+
+
+def test_a_trial_that_needs_more_memory_than_there_is_fails_and_the_slot_goes_on(tmp_path, group):
+    sweep = greedy(tmp_path / "home", machine=group)
+    ended = sweep.run(RAY_memory_usage_threshold="0.4", RAY_memory_monitor_refresh_ms="50")
     assert ended.returncode == 0, ended.stderr
     assert end(sweep, 0)[0] == "FAILED"
     assert "out of memory: Ray ended its worker" in end(sweep, 0)[1]
+    assert group.kills() == 0
     assert sweep.states()[1] == "COMPLETE"
     sweep.check(trials=2)
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="no control groups (version 1) to limit memory with")
-def test_a_trial_that_the_kernel_kills_for_its_memory_fails_and_the_slot_goes_on(tmp_path):
+def test_a_trial_that_the_kernel_kills_for_its_memory_fails_and_the_slot_goes_on(tmp_path, group):
     sweep = greedy(tmp_path / "home")
-    group = MEMORY / f"starsweep-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text("2G")
-        with sweep.start() as process:
-            wait_for(lambda: owner(sweep, 0), 120, "a worker")
-            (group / "cgroup.procs").write_text(str(owner(sweep, 0)))
-            _, err = process.communicate(timeout=240)
-        kills = (group / "memory.oom_control").read_text()
-    finally:
-        wait_for(lambda: not (group / "cgroup.procs").read_text(), 60, "no process left in the group")
-        group.rmdir()
+    with sweep.start() as process:
+        wait_for(lambda: owner(sweep, 0), "a worker")
+        group.add(owner(sweep, 0))
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "oom_kill 1" in kills
+    assert group.kills() == 1
     assert end(sweep, 0)[0] == "FAILED"
     assert "the kernel (out of memory?)" in end(sweep, 0)[1]
     assert sweep.states()[1] == "COMPLETE"
     sweep.check(trials=2)
 
 
-def greedy(home: Path) -> Sweep:
-    """Two trials; a step of the first needs some 12 GB."""
+def greedy(home: Path, machine: MemoryGroup | None = None) -> Sweep:
+    """Two trials; a step of the first needs more than 12 GB."""
     settings = {
         "space": {"data.image_size": {"choice": [32, 384]}},
         "known": [{"data.image_size": 384}, {"data.image_size": 32}],
         "trials": 2,
         "retries": 0,
-        "train": TINY | {"data": TINY["data"] | {"train_faces": 128}, "optim": {"epochs": 1, "batch_size": 128}},
+        "train": TINY | {"data": TINY["data"] | {"train_faces": 256}, "optim": {"epochs": 1, "batch_size": 256}},
     }
-    return Sweep(home, settings=QUIET | settings)
+    return Sweep(home, settings=QUIET | settings, machine=machine)
 
 
 @pytest.mark.long
@@ -126,15 +157,15 @@ def test_a_trial_that_hangs_is_given_up_after_its_timeout_and_the_slot_goes_on(t
     with sweep.start("--timeout_minutes", "0.3", "--retries", "1") as process:
         stopped: set[int | None] = {None}
         for attempt in range(2):
-            wait_for(lambda: owner(sweep, 0) not in stopped, 120, f"a worker for attempt {attempt + 1}")
-            wait_for(lambda: (0, 1) in reports(sweep), 120, "an epoch of trial 0")
+            wait_for(lambda: owner(sweep, 0) not in stopped, f"a worker for attempt {attempt + 1}")
+            wait_for(lambda: (0, 1) in reports(sweep), "an epoch of trial 0")
             stopped.add(pid := owner(sweep, 0))
             os.kill(pid, signal.SIGSTOP)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert end(sweep, 0) == ("FAILED", "no report for 0.3 minutes (timeout_minutes)")
     assert starts(sweep, 0) == [None, 1]
     assert sweep.states()[1] == "COMPLETE"
     assert "Traceback" not in out + err
-    sweep.wait_until_gone(30)
+    sweep.wait_until_gone()
     sweep.check(trials=2)

@@ -9,8 +9,17 @@ from trainer.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
-KNOWN = [{"optim.lr": 1e-3, "loss.star_weight": 1.0}, {"optim.lr": 1e30, "loss.star_weight": 1.0}]
-SETTINGS = CALM | {"known": KNOWN, "trials": 2, "slots": 1, "pruner": {"name": "none"}, "train": TINY}
+# Adam divides a gradient by its size: where that is nothing but float32's rounding, two workers may step another way
+# than one. So small a rate keeps what comes of it below the tolerance. For whole runs in float64 see test_parallel.py.
+RATE = 1e-5
+SETTINGS = CALM | {
+    "space": {"optim.lr": {"choice": [RATE, 1e30]}},
+    "known": [{"optim.lr": RATE}, {"optim.lr": 1e30}],
+    "trials": 2,
+    "slots": 1,
+    "pruner": {"name": "none"},
+    "train": TINY,
+}
 
 
 def test_a_trial_on_two_workers_means_what_it_means_on_one(tmp_path):
@@ -28,8 +37,7 @@ def test_a_trial_on_two_workers_means_what_it_means_on_one(tmp_path):
     engine.train(config)
     one, two = rows(tmp_path / "alone"), rows(trial)
     assert len(one) == len(two) == 3
-    assert two[0]["train/loss"] == pytest.approx(one[0]["train/loss"], rel=1e-3)  # before rounding has grown
     for a, b in zip(one, two, strict=True):
-        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=0.02)
-        assert b["val/nme"] == pytest.approx(a["val/nme"], rel=0.02)
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-4)
+        assert b["val/nme"] == pytest.approx(a["val/nme"], rel=1e-4)
         assert b["lr"] == a["lr"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import CALM, TINY, Sweep, read_until
+from waiting import PATIENCE
 
 from sweep import hook, load
 from sweep.config import load_sweep
@@ -51,7 +52,7 @@ def interrupted(sweep):
     with sweep.start(f"--on-end={noting(sweep.home / 'interrupted.txt')}") as process:
         read_until(process, "trial 0 epoch 1/3")
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     return process.returncode, err
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from harness import CALM, MARK, TINY, Sweep, rows
+from waiting import PATIENCE
 
 from sweep import load
 from sweep.config import load_sweep
@@ -54,7 +55,7 @@ def calm(tmp_path_factory):
         env=os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache"), MARK: sweep.mark},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 0, ended.stderr
     return sweep, ended

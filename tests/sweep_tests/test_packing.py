@@ -19,6 +19,7 @@ SMALL = {
     "model.backbone": "resnet18",
     "model.width": 8,
     "optim.batch_size": 8,
+    "run.precision": "float32",
 }
 
 
@@ -45,7 +46,7 @@ def test_two_trials_are_measured_at_the_same_time(tmp_path: Path) -> None:
     packing = measure_packing(config, slots=2, threads=1, seconds=0.5)
     assert (packing.slots, packing.threads, len(packing.speeds)) == (2, 1, 2)
     assert packing.images_per_second == sum(speed.images_per_second for speed in packing.speeds)
-    assert all(speed.images_per_second > 1 for speed in packing.speeds)
+    assert all(speed.images_per_second > 0 for speed in packing.speeds)
 
 
 def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(

@@ -14,6 +14,7 @@ import pytest
 from harness import rows
 from mlflow.models import Model
 from test_card import final, note, read, write_trained
+from waiting import PATIENCE
 
 import trainer
 from sweep import card
@@ -64,7 +65,7 @@ def published(tmp_path_factory) -> Iterator[tuple[Sweep, str]]:
     sweep = write_trained(tmp_path_factory.mktemp("registry") / "out")
     words = ["-m", "sweep.card", "told", "--output", "out"]
     ended = subprocess.run(
-        [sys.executable, *words], cwd=sweep.folder.parents[1], capture_output=True, text=True, timeout=120
+        [sys.executable, *words], cwd=sweep.folder.parents[1], capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
@@ -138,7 +139,7 @@ def load_elsewhere(uri: str, model: str, folder: Path) -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"TMPDIR": str(folder)}
     words = ["-c", LOADER, uri, model, str(folder / "pictures.npz")]
     ended = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])

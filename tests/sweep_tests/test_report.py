@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from harness import CALM, TINY, Sweep, rows
 from test_plots import MIXED, PLANE, SHAPES, SPEED, TWO, some, with_head, write_sweep, write_two_objectives
+from waiting import PATIENCE
 
 from sweep import report, run, session
 from sweep.events import Event, EventKind
@@ -90,7 +91,7 @@ class Page(HTMLParser):
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "sweep.report", *words]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from harness import CALM, LOCKSTEP, MARK, TINY, Sweep, rows
+from waiting import PATIENCE
 
 from sweep import evidence, load, rerun
 from sweep.events import EventKind
@@ -81,7 +82,7 @@ def start(sweep: Sweep, *words: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
     with process:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in out + err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -197,7 +198,7 @@ def interrupted(calm):
             if f"{SEED_RUNS[1]} epoch 1/3" in line:
                 break
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err, of_kind(calm, EventKind.RERUN)
 
 
@@ -213,7 +214,7 @@ def test_ctrl_c_keeps_the_runs_that_are_done(calm, interrupted):
     assert "Traceback" not in out + err
     assert out == ""
     assert [n["run"] for n in noted] == SEED_RUNS[:1]
-    calm.wait_until_gone(30)
+    calm.wait_until_gone()
 
 
 def test_the_same_command_trains_what_is_left(calm, seeds):

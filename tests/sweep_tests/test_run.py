@@ -6,14 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
 import yaml
 from filelock import FileLock
-from harness import CALM, LOCKSTEP, TINY, Sweep, read_until, rows, wait_for
+from harness import CALM, LOCKSTEP, TINY, Sweep, read_until, rows
 from optuna.trial import TrialState
+from waiting import PATIENCE, wait_for
 
 from sweep import run
 from sweep.events import EventKind
@@ -154,7 +154,7 @@ def test_the_best_config_gives_the_same_numbers_without_ray(calm, tmp_path):
     best = int(sweep.leaderboard()[0]["number"])
     command = ["-m", "trainer.train", str(sweep.folder / "best.yaml"), "--run.output", str(tmp_path / "again")]
     environment = os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache")}
-    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=200)
+    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=PATIENCE)
     folders = sweep.folder / "trials" / f"{best:04d}", tmp_path / "again"
     measured = [
         [(row["epoch"], row["train/loss"], row["val/nme"], row["val/auc10"]) for row in rows(folder)]
@@ -228,14 +228,12 @@ def copied(calm, tmp_path_factory):
 
 def test_the_same_command_again_runs_nothing_and_ends_well(copied):
     before = copied.reports(), (copied.folder / "leaderboard.csv").read_text()
-    started = time.monotonic()
     ended = copied.run()
     assert ended.returncode == 0, ended.stderr
     assert (copied.reports(), (copied.folder / "leaderboard.csv").read_text()) == before
     assert "started" not in ended.stdout
     assert [e.kind for e in copied.events()].count(EventKind.SWEEP_STARTED) == 2
     copied.check(trials=5)
-    assert time.monotonic() - started < 60
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +243,9 @@ def more(copied):
     owner = copied.folder / "trials" / "0005" / "worker.pid"
     (copied.folder / "trials" / "0006" / "config.yaml").mkdir(parents=True)  # cannot be written
     with copied.start("--trials", "7", "--retries", "1") as process:
-        wait_for(lambda: owner.exists() and len(owner.read_text().split()) == 2, 120, "a worker in trial 5")
+        wait_for(lambda: owner.exists() and len(owner.read_text().split()) == 2, "a worker in trial 5")
         os.kill(int(owner.read_text().split()[1]), signal.SIGKILL)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     return old, subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -305,7 +303,7 @@ def interrupted(troubled):
     with troubled.start() as process:
         lines = read_until(process, " epoch 1/4")
         os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, "".join(lines) + out, err
 
 
@@ -362,10 +360,10 @@ def test_a_resumed_trial_has_the_numbers_of_one_that_was_never_stopped(troubled,
     config.replace({"run.output": None}).dump(tmp_path / "config.yaml")
     command = ["-m", "trainer.train", str(tmp_path / "config.yaml"), "--run.output", str(tmp_path / "steady")]
     environment = os.environ | {"XDG_CACHE_HOME": str(troubled.home / "cache")}
-    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=200)
+    subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=PATIENCE)
     steady = [row["best_nme"] for row in rows(tmp_path / "steady")]
     assert steady == list(troubled.study().trials[0].intermediate_values.values())
 
 
 def test_nothing_is_left_running_at_the_end(troubled, recovered):
-    troubled.wait_until_gone(90)
+    troubled.wait_until_gone()

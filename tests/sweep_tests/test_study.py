@@ -5,13 +5,14 @@ import math
 import shutil
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
+from waiting import PATIENCE
 
 from sweep.config import SweepConfig
 from sweep.records import State
@@ -399,18 +400,19 @@ def test_a_lock_of_another_process_is_waited_for(make, tmp_path):
     study = maker.open()
     record = study.ask()
     code = (
-        "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE');"
-        "print('held', flush=True); time.sleep(3)"
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE');"
+        "print('held', flush=True); sys.stdin.readline()"
     )
-    path = maker.url.removeprefix("sqlite:///")
-    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
+    command = [sys.executable, "-c", code, maker.url.removeprefix("sqlite:///")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as holder, ThreadPoolExecutor(1) as pool:
         assert holder.stdout.readline() == "held\n"
-        started = time.monotonic()
-        assert study.report(record.number, 1, 0.5)
-        waited = time.monotonic() - started
+        waiting = pool.submit(study.report, record.number, 1, 0.5)
+        with pytest.raises(TimeoutError):
+            waiting.result(2)
+        holder.communicate("let go\n")
+        assert waiting.result(PATIENCE)
     study.tell(record.number, State.COMPLETE, seconds=1.0)
-    assert waited > 2
     assert maker.open().record(0).curve == {1: 0.5}
 
 

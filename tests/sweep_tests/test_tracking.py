@@ -1,10 +1,10 @@
 """MLflow shows what the event log holds, each thing once, whatever happened on the way. Real stores, real servers."""
 
+import itertools
 import logging
 import math
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import MlflowServer, wait_for
+from harness import MlflowServer
+from proxy import Proxy
+from waiting import PATIENCE, wait_for
 
 from sweep.events import Event, EventKind, EventLog
 from sweep.projection import Progress, flatten, trial_name
@@ -184,9 +186,7 @@ def test_120_params_and_3000_reports_fit(sweep):
     config = {"section": {f"field{i}": i for i in range(120)}}
     sweep.add(EventKind.TRIAL_STARTED, 0, params={"section.field3": 3}, config=config)
     sweep.report(0, *range(1, 3001))
-    began = time.monotonic()
     sweep.projector().catch_up()
-    assert time.monotonic() - began < 20
     assert len(sweep.runs()[0].data.params) == 120
     assert [step for step, _ in sweep.history(0)] == list(range(1, 3001))
 
@@ -373,7 +373,7 @@ def test_mlflow_is_quiet_and_leaves_nothing_in_the_working_folder(tmp_path):
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list((tmp_path / "cwd").iterdir()) == []
@@ -439,15 +439,15 @@ class Flaky:
 
 def test_the_writer_backs_off_and_warns_once_an_outage(caplog):
     caplog.set_level(logging.INFO)
-    source = Flaky(*[TrackingUnavailable("away") for _ in range(5)])
-    writer = BackgroundWriter(source, interval=0.05, longest_pause=0.4)
+    source = Flaky(*[TrackingUnavailable("away") for _ in range(30)])  # if pauses grew on, for a year
+    writer = BackgroundWriter(source, interval=0.02, longest_pause=0.1)
     writer.start()
     wait_for(lambda: writer.last_error is not None)
     wait_for(lambda: writer.lag == 0)
-    gaps = [b - a for a, b in zip(source.times, source.times[1:], strict=False)]
-    for gap, expected in zip(gaps, [0.05, 0.1, 0.2, 0.4, 0.4], strict=False):
-        assert expected <= gap < expected + 0.3
-    assert writer.close(5)
+    gaps = [b - a for a, b in itertools.pairwise(source.times)]
+    for gap, expected in zip(gaps, [0.02, 0.04, 0.08, *27 * [0.1]], strict=True):
+        assert gap > 0.9 * expected
+    assert writer.close(PATIENCE)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
@@ -457,22 +457,40 @@ def test_a_bug_is_logged_once_with_its_traceback_and_without_its_secret(caplog):
     writer.start()
     wait_for(lambda: isinstance(writer.last_error, KeyError))
     wait_for(lambda: writer.lag == 0)
-    assert writer.close(5)
+    assert writer.close(PATIENCE)
     assert writer.last_error is None
     assert caplog.text.count("Traceback") == 1
     assert "secret" not in caplog.text
 
 
 def test_closing_tries_until_the_time_is_up():
-    hopeless = Flaky(*[TrackingUnavailable("away") for _ in range(1000)])
+    hopeless = Flaky(*[TrackingUnavailable("away") for _ in range(100_000)])
     writer = BackgroundWriter(hopeless, interval=0.05)
     writer.start()
     wait_for(lambda: len(hopeless.times) > 2)
     began = time.monotonic()
     assert not writer.close(0.5)
-    assert 0.4 < time.monotonic() - began < 1.5
+    assert time.monotonic() - began > 0.4
     assert not writer.close(0.1)
     assert not BackgroundWriter(hopeless).close(0.1)  # never started
+
+
+def test_waking_it_waits_for_nothing():
+    asked, answered = threading.Event(), threading.Event()
+
+    class Slow(Flaky):
+        def catch_up(self):
+            asked.set()
+            answered.wait()
+            return super().catch_up()
+
+    writer = BackgroundWriter(Slow())
+    writer.start()
+    asked.wait()
+    writer.wake()
+    assert writer.lag == 1
+    answered.set()
+    assert writer.close(PATIENCE)
 
 
 # A real server that comes and goes
@@ -507,10 +525,8 @@ def test_a_server_that_comes_goes_and_comes_back_has_everything_once(tmp_path, s
     small_sweep(sweep)
     writer = BackgroundWriter(sweep.projector(), interval=0.2, longest_pause=0.5)
     writer.start()
-    wait_for(lambda: isinstance(writer.last_error, TrackingUnavailable), 30)
-    began = time.monotonic()
+    wait_for(lambda: isinstance(writer.last_error, TrackingUnavailable))
     writer.wake()
-    assert time.monotonic() - began < 0.01
     assert writer.lag == 8
 
     server.start()
@@ -534,7 +550,7 @@ def test_a_server_that_comes_goes_and_comes_back_has_everything_once(tmp_path, s
     server.start()
     rest = BackgroundWriter(sweep.projector(), interval=0.2)
     rest.start()
-    assert rest.close(30)
+    assert rest.close(PATIENCE)
     assert [step for step, _ in sweep.history(0)] == [1, 2, 3]
     assert [step for step, _ in sweep.history(1)] == list(range(1, 61))
     runs = sweep.runs()
@@ -557,7 +573,7 @@ def test_over_http(tmp_path, server):
     for writer in writers:
         writer.start()  # all make the one experiment at the same time
     for writer in writers:
-        assert writer.close(30)
+        assert writer.close(PATIENCE)
     assert [writer.last_error for writer in writers] == [None, None, None]
 
     sweep = sweeps[0]
@@ -581,23 +597,23 @@ def test_over_http(tmp_path, server):
 
 @pytest.mark.slow
 def test_a_run_that_the_server_makes_late_is_not_there_twice(tmp_path, server, monkeypatch):
-    """Another writer holds the server's database until the client has given up, asked again, and given up again."""
+    """The server hears of a run only when the client has given up, asked again, and given up again."""
     if not server.healthy():
         server.start()
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    sweep = Sweep(tmp_path / "late", server.uri, "late", "late")
+    proxy = Proxy(server.port)
+    sweep = Sweep(tmp_path / "late", proxy.uri, "late", "late")
     sweep.start()
     projector = sweep.projector()
     projector.catch_up()
     sweep.trial(0)
-    busy = sqlite3.connect(server.folder / "mlflow.db", isolation_level=None)
-    busy.execute("BEGIN IMMEDIATE")
-    for _ in range(2):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    proxy.turn("hold", "runs/create")
+    while proxy.hit < 2:
         with pytest.raises(TrackingUnavailable):
             projector.catch_up()
-    busy.execute("ROLLBACK")
-    busy.close()
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    proxy.turn("pass")
+    proxy.release.set()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(round(PATIENCE)))
 
     def made() -> int:
         client = sweep.client()
@@ -611,3 +627,5 @@ def test_a_run_that_the_server_makes_late_is_not_there_twice(tmp_path, server, m
     projector.catch_up()
     assert {key: run.info.status for key, run in sweep.runs().items()} == {None: "FINISHED", 0: "FINISHED"}
     assert sweep.history(0) == [(1, 0.1), (2, 0.05)]
+    proxy.shutdown()
+    proxy.server_close()

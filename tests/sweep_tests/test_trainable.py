@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from waiting import wait_for
 
 from sweep import trainable, workplace
 from trainer import engine
@@ -38,6 +38,7 @@ def assignment(folder: Path, number: int) -> dict[str, Any]:
         "optim.batch_size": 8,
         "optim.epochs": 2,
         "run.threads": 1,
+        "run.precision": "float32",
         "run.output": str(folder / str(number)),
     }
     return {
@@ -93,14 +94,17 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
 
 def test_a_trial_that_is_silent_for_long_leaves_its_stacks_behind(tmp_path):
     path = tmp_path / workplace.HUNG_FILE
-    with workplace._Watchdog(path, 0.5) as watchdog:
-        for _ in range(4):  # it reports often enough
-            time.sleep(0.3)
-            watchdog.rest()
-        assert path.read_text() == ""
-        time.sleep(1)
-        assert "test_a_trial_that_is_silent_for_long" in path.read_text()
+    with workplace._Watchdog(path, 0.5):
+        wait_for(lambda: "test_a_trial_that_is_silent_for_long" in path.read_text())
     assert not path.exists()
-    with workplace._Watchdog(path, None):  # never
-        time.sleep(0.1)
-        assert path.read_text() == ""
+
+
+def test_each_report_begins_the_wait_anew(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(workplace.faulthandler, "dump_traceback_later", lambda seconds, file: waits.append(seconds))
+    with workplace._Watchdog(tmp_path / workplace.HUNG_FILE, 100.0) as watchdog:
+        watchdog.rest()
+    assert waits == [90.0, 90.0]
+    with workplace._Watchdog(tmp_path / workplace.HUNG_FILE, None) as watchdog:  # for ever
+        watchdog.rest()
+    assert waits == [90.0, 90.0]

