@@ -462,15 +462,8 @@ def every_moment_of(config: SweepConfig, target: Path, monkeypatch: pytest.Monke
     return shots.taken
 
 
-@pytest.mark.parametrize(
-    ("trials", "pause", "share"),
-    [
-        (4, "false", "0"),
-        (4, "true", "0"),
-        pytest.param(6, "false", "0", marks=pytest.mark.slow),
-        pytest.param(8, "true", "0.2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("trials", "pause", "share"), [(6, "false", "0"), (8, "true", "0.2")])
 def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, pause, share, tmp_path, monkeypatch):
     (tmp_path / "steady").mkdir()
     settings = {"trials": str(trials), "pruner__pause": pause, "repeats__share": share}

@@ -165,7 +165,9 @@ def browser():
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium.new_context(offline=True)
+        context = chromium.new_context(offline=True)
+        context.set_default_timeout(PATIENCE * 1000)
+        yield context
         chromium.close()
 
 
@@ -188,7 +190,7 @@ def test_a_browser_without_a_network_draws_every_figure(ended, tmp_path):
             plots = page.locator(".plotly-graph-div")
             page.wait_for_function("count => document.querySelectorAll('svg.main-svg').length >= count", arg=0)
             for i in range(plots.count()):
-                plots.nth(i).locator("svg.main-svg").first.wait_for(timeout=20_000)
+                plots.nth(i).locator("svg.main-svg").first.wait_for()
             for section in page.locator("section").all():
                 title = section.locator("h2").inner_text()
                 drawn[path.parent.name, path.stem, title] = section.locator("svg.main-svg").count() > 0

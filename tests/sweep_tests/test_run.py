@@ -24,12 +24,6 @@ pytestmark = pytest.mark.slow
 # A sweep that nothing disturbs
 
 
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory):
-    sweep = Sweep(tmp_path_factory.mktemp("calm") / "home")
-    return sweep, sweep.run()
-
-
 def test_it_ends_well_and_everything_lies_in_its_folder(calm):
     sweep, ended = calm
     assert ended.returncode == 0, ended.stderr
