@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from harness import Sweep
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: else one worker has them to do when the others are through."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def quick_precision() -> str:
     """In what networks are computed without taking ages: CPUs without units for bfloat16 emulate it."""

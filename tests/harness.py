@@ -49,7 +49,7 @@ CALM = {
     "sampler": {"name": "tpe", "startup_trials": 3},
     "pruner": {"name": "successive_halving", "pause": False, "min_epochs": 1, "reduction": 2},
     "repeats": {"share": 0},
-    "train": TINY,
+    "train": TINY | {"data": TINY["data"] | {"train_faces": 16}},
 }
 
 

@@ -141,7 +141,7 @@ def test_a_sweep_whose_head_is_gone_ends_and_goes_on_with_another(cluster, begin
         assert f"the head of the cluster, {cluster.ray_address}, is gone" in told
         assert "the same command goes on with the sweep" in told
         assert "Traceback" not in told
-        sweep.wait_until_gone()  # agents of Ray, which look for the head first
+        sweep.wait_until_gone()
         assert set(sweep.reports().values()) == {1}
         assert {trial.number for trial in sweep.study().trials} == {0, 1}
         cluster.restart()

@@ -1,4 +1,7 @@
-"""A machine of a Ray cluster dies. Two nodes on this machine, with all processes of real ones."""
+"""A machine of a Ray cluster dies. Two nodes on this machine, with all processes of real ones.
+
+The same with machines of their own is in test_cluster.py; this is what a computer without namespaces can still try.
+"""
 
 import pytest
 from harness import CALM, TINY, Sweep
@@ -7,7 +10,7 @@ from waiting import PATIENCE, wait_for
 
 from sweep.events import EventKind
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture
