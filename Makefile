@@ -15,9 +15,9 @@ run: $(READY)
 	$(BIN)/python -m sweep.run
 
 test: $(READY)
-	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-FAULTS := $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
+FAULTS := $(BIN)/python -m pytest tests/faults --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-faults: $(READY)
 	$(FAULTS)

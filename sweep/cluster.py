@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FRESH = 2.0  # seconds that a count of the machines is good for
-_JOINING = 30.0  # seconds that this machine has to join a cluster
+_JOINING = 120.0  # seconds that this machine has to join a cluster
+_STARTS = 5  # of Ray on this machine, if each but the last is too slow
 _PACKAGES = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "trainer")]
 
 
@@ -84,11 +85,23 @@ def _join(config: SweepConfig, stack: contextlib.ExitStack) -> None:
         stack.enter_context(_membership(config.ray_address))
     ray_worker.print_to_stdstream = _log_message
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+        _start(options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         if config.ray_address is None:
             raise
         raise ConfigError(f"ray_address = {config.ray_address!r}: {str(error).splitlines()[0]}") from None
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Calls `ray.init`, again where a busy machine was not ready within the half minute that Ray gives it."""
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+            return
+        except Exception as error:  # Ray's own kind for this
+            if not left or "timed out during startup" not in str(error):
+                raise
+            logger.warning("Ray was not up within half a minute, as on a very busy machine; trying again")
 
 
 def attended(work: Callable[[], T], stop: StopRequest) -> T:

@@ -138,6 +138,16 @@ def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep):
 
 
 @pytest.mark.long
+def test_a_machine_that_is_too_busy_for_ray_to_start_in_time_is_tried_again(sweep):
+    ended = sweep.run(program=(str(Path(__file__).with_name("slow_start.py")),))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Ray was not up within half a minute" in " ".join(ended.stdout.split())
+    assert "Traceback" not in ended.stdout + ended.stderr
+    sweep.wait_until_gone()
+    sweep.check(trials=2)
+
+
+@pytest.mark.long
 def test_it_goes_on_under_a_clock_that_was_set_back_and_with_other_versions(sweep):
     with sweep.start("--trials", "3", program=(str(Path(__file__).with_name("clock_set_back.py")),)) as process:
         read_until(process, " epoch 1/6")
