@@ -218,7 +218,8 @@ def test_the_chart_view_draws_the_curves_of_all_trials(page, server, sweep):
 def test_the_note_of_the_sweep_shows_its_summary(page, server, sweep):
     open_experiment(page, server, sweep, "starsweep")
     link(page, "faces").click()
-    expect(page.get_by_text(re.compile(r"^5 trials: 2 complete, .*; best val NME [\d.]+%"))).to_be_visible()
+    complete = list(sweep.states().values()).count("COMPLETE")
+    expect(page.get_by_text(re.compile(rf"^5 trials: {complete} complete, .*; best val NME [\d.]+%"))).to_be_visible()
     table = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="best val NME"))
     expect(table.get_by_role("row")).to_have_count(1 + 5)  # Markdown, drawn as a table
     expect(link(page, re.compile("^[0-4] lr="))).to_have_count(5)  # and the trials, a click away
