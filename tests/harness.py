@@ -53,7 +53,7 @@ CALM = {
 }
 
 
-class Place(Protocol):
+class Host(Protocol):
     """Where commands run other than those of the tests: `cluster.Machine`, or a group of processes."""
 
     def prefix(self, folder: Path) -> list[str]:
@@ -68,7 +68,7 @@ class Sweep:
     name: str = "faces"
     settings: dict = field(default_factory=lambda: CALM)
     mlflow: str | None = None  # URI of the store, if not the one in the output folder
-    machine: Place | None = None  # where its command runs, if not here
+    machine: Host | None = None  # where its command runs, if not here
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
