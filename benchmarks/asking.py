@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks import growth
 from benchmarks.measuring import Table
-from sweep.config import SweepConfig, load_sweep
-from sweep.records import State, TrialRecord
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.core.trial import State, TrialRecord
 
 PASTS = (1000, 3000, 10_000, 30_000, 100_000, 1_000_000)  # trials that are known
 ALL_UP_TO = 30_000  # where all of them are shown
@@ -40,20 +41,20 @@ def ask(trials: int, everything: bool) -> float:
         trials: that are known.
         everything: whether the sampler is shown all of them.
     """
-    from sweep import sampling
+    from sweep.search import samplers
 
     if everything:
-        sampling._SHOWN = trials
+        samplers._SHOWN = trials
     config = configured(trials, Path(tempfile.gettempdir()), {"sampler.random_share": "0"})
-    past = sampling.Past(config, made_up(config, trials))
+    past = samplers.Past(config, made_up(config, trials))
     numbers = itertools.count(trials)
-    return _milliseconds(lambda: sampling.draw(config, past, next(numbers)))
+    return _milliseconds(lambda: samplers.draw(config, past, next(numbers)))
 
 
 def others(trials: int) -> tuple[float, float]:
     """What else grows: milliseconds of the console's line at a trial's end, and of noting what MLflow has."""
-    from sweep.leaderboard import summary_line
-    from sweep.projection import Progress
+    from sweep.analysis.leaderboard import summary_line
+    from sweep.tracking.projector import Progress
 
     with tempfile.TemporaryDirectory() as folder:
         records = list(made_up(configured(trials, Path(folder), {}), trials))

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Table, peak_memory
-from sweep.config import SweepConfig, load_sweep
-from sweep.pictures import CED_FILE
-from sweep.tracking import resolve_uri
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.core.mlflow_uri import resolve_uri
+from sweep.storage.sweep_folder import CED_FILE
 
 TRIALS = (50, 200, 800)
 EPOCHS, SLOTS = 8, 2
@@ -158,8 +159,11 @@ def epochs(star_weight: float, lr: float) -> Iterator[dict[str, float]]:
 def _run_ours(config: SweepConfig) -> Sweep:
     from rich.console import Console
 
-    from sweep import folder, session, trainable
-    from sweep.events import Event, EventKind, EventLog
+    from sweep.driver import session
+    from sweep.execution import trial_worker
+    from sweep.storage import sweep_folder
+    from sweep.storage.event_log import Event, EventKind, EventLog
+    from sweep.tracking import artifacts
 
     clock: list[float] = []
 
@@ -171,25 +175,25 @@ def _run_ours(config: SweepConfig) -> Sweep:
             if event.kind is EventKind.REPORT and not clock:
                 clock.append(time.process_time())
 
-    trainable.run_trial = do_nothing
+    trial_worker.run_trial = do_nothing
     session.EventLog = TimedLog  # type: ignore[misc]
     with open(os.devnull, "w") as nowhere:
         session.run_sweep(config, Console(file=nowhere), "growth")
     cpu = time.process_time() - clock[0]
-    if not folder.make_projector(config).finished:
+    if not artifacts.make_projector(config).finished:
         raise RuntimeError("MLflow has not got everything in time")
-    with EventLog(config.folder / folder.EVENTS_FILE) as log:
+    with EventLog(config.folder / sweep_folder.EVENTS_FILE) as log:
         events = [event for event, _ in log.read()]
     reports = [event.time for event in events if event.kind is EventKind.REPORT]
     ends = [event.time for event in events if event.kind is EventKind.TRIAL_ENDED]
-    return _sweep(OURS, reports, ends, cpu, (config.folder / folder.MLFLOW_STATE_FILE).stat().st_mtime)
+    return _sweep(OURS, reports, ends, cpu, (config.folder / sweep_folder.MLFLOW_STATE_FILE).stat().st_mtime)
 
 
 def do_nothing(assignment: dict[str, Any], storage: Any = None, resources: Any = None) -> None:
-    """In place of `sweep.trainable.run_trial`; leaves something for a picture, so that none is drawn."""
+    """In place of `sweep.execution.trial_worker.run_trial`; leaves something for a picture, so that none is drawn."""
     from ray import tune
 
-    from sweep.trainable import DONE, ENDED, EPOCH, METRICS, TRIAL
+    from sweep.execution.trial_worker import DONE, ENDED, EPOCH, METRICS, TRIAL
 
     number, train = assignment[TRIAL], assignment["config"]
     folder = Path(train["run"]["output"])

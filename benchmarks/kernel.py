@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.profiler import profile
 
 from benchmarks.measuring import Table, medians_in_turn, milliseconds, run_alone, time_in_turn
-from trainer.config import TrainConfig, available_cores
+from trainer.config import TrainConfig
+from trainer.cores import available_cores
 from trainer.losses import smooth_l1, star_loss
-from trainer.process import prepare_process
+from trainer.runtime.process import prepare_process
 
 SHAPE = (16, 98, 64, 64)  # B, K, H, W
 ROUNDS, STEPS = 3, 15

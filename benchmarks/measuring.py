@@ -79,7 +79,7 @@ def peak_memory() -> int:
 
 def machine() -> str:
     """Such as 'Linux x86_64, 2 cores, Python 3.11.7, torch 2.14.1, ...'."""
-    from trainer.config import available_cores
+    from trainer.cores import available_cores
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "optuna", "mlflow"))
     system = f"{platform.system()} {platform.machine()}, {available_cores()} cores"

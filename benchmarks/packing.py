@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.measuring import Table, medians_in_turn
-from sweep.packing import measure_packing
-from trainer.config import TrainConfig, available_cores
-from trainer.crops import load_split
+from sweep.driver.packing import measure_packing
+from trainer.config import TrainConfig
+from trainer.cores import available_cores
+from trainer.data.crop_cache import load_split
 
 SETUPS: dict[str, dict[str, str]] = {
     "demo: ResNet-18, 64 px, batch 32": {

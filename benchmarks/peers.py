@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 import optuna
 
-from sweep.curves import Task
-from sweep.records import State, TrialRecord
-from sweep.sampling import distribution
-from sweep.simulation import Clock, History, play
-from sweep.space import Dimension
+from sweep.core.search_space import Dimension
+from sweep.core.trial import State, TrialRecord
+from sweep.search.samplers import distribution
+from sweep.simulation.simulator import Clock, History, play
+from sweep.simulation.surrogate import Task
 
 
 class Rule(Protocol):

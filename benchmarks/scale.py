@@ -26,7 +26,7 @@ from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, others, saturat
 from benchmarks.measuring import Table, Tables, peak_memory
 from benchmarks.nodes import cluster, room
 from benchmarks.watch import NATIVE, Threads, Timed, medians
-from sweep.space import Params
+from sweep.core.trial import Params
 
 REAL = ((100, 2, 20), (300, 5, 60), (1000, 16, 200))  # trials, nodes, slots
 SIMULATED = ((1000, 100), (3000, 300), (10_000, 1000))  # trials, slots
@@ -96,8 +96,12 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
     import ray
     from rich.console import Console
 
-    from sweep import folder, session, trainable
-    from sweep.events import Event, EventKind, EventLog
+    from sweep.core import mlflow_uri
+    from sweep.driver import session
+    from sweep.execution import trial_worker
+    from sweep.storage import sweep_folder
+    from sweep.storage.event_log import Event, EventKind, EventLog
+    from sweep.tracking import artifacts
 
     slots = min(slots, room(nodes))
     times: dict[EventKind, list[float]] = {kind: [] for kind in EventKind}
@@ -113,7 +117,7 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
             super().append(event)
 
     session.EventLog = TimedLog  # type: ignore[misc]
-    trainable.run_trial = growth.do_nothing
+    trial_worker.run_trial = growth.do_nothing
     _by_value(growth, light)
     light.make_workers_light(ray)
     with (
@@ -123,12 +127,12 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
         cluster(nodes, slots) as address,
     ):
         config = configured(trials, Path(output), {"ray_address": address})
-        growth.make_tables(folder.resolve_uri(None, Path(output)))
+        growth.make_tables(mlflow_uri.resolve_uri(None, Path(output)))
         with open(os.devnull, "w") as nowhere:
             session.run_sweep(config, Console(file=nowhere), "scale")
-        if not folder.make_projector(config).finished:
+        if not artifacts.make_projector(config).finished:
             raise RuntimeError("MLflow has not got everything in time")
-        done = (config.folder / folder.MLFLOW_STATE_FILE).stat().st_mtime
+        done = (config.folder / sweep_folder.MLFLOW_STATE_FILE).stat().st_mtime
         cpu, spent = time.process_time(), threads.seconds()
     ends = times[EventKind.TRIAL_ENDED]
     return Run(
@@ -151,9 +155,9 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
 @contextlib.contextmanager
 def _timed() -> Iterator[tuple[Timed, Timed, Timed]]:
     """Watches over asks, reports, and what is sent to MLflow."""
-    from sweep.ledger import Ledger
-    from sweep.study import Study
-    from sweep.tracking import Projector
+    from sweep.search.controller import Ledger
+    from sweep.search.study import Study
+    from sweep.tracking.projector import Projector
 
     with Timed(Study, "ask") as asks, Timed(Ledger, "report") as reports, Timed(Projector, "catch_up") as sent:
         yield asks, reports, sent
@@ -243,7 +247,7 @@ class Cheap:
 
 def run_simulated(trials: int, slots: int) -> Run:
     """A sweep without Ray, database, event log and MLflow."""
-    from sweep.simulation import simulate
+    from sweep.simulation.simulator import simulate
 
     config = configured(trials, Path(tempfile.gettempdir()), {})
     began = time.process_time()

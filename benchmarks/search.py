@@ -15,11 +15,13 @@ import optuna
 
 from benchmarks.measuring import Table
 from benchmarks.peers import Never, OptunasMedian, RaysHalving, Rule, run_peer
-from sweep.config import SweepConfig, load_sweep
-from sweep.curves import Curves, Task
-from sweep.plot_simulation import draw
-from sweep.simulation import History, simulate
-from trainer.config import available_cores
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.simulation.recorded_curves import Curves
+from sweep.simulation.regret_plot import draw
+from sweep.simulation.simulator import History, simulate
+from sweep.simulation.surrogate import Task
+from trainer.cores import available_cores
 
 T = TypeVar("T")
 

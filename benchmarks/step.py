@@ -13,12 +13,12 @@ from torch import nn
 from benchmarks.kernel import landmark_logits, published_star
 from benchmarks.measuring import Table, medians_in_turn, run_alone, time_in_turn
 from trainer.config import TrainConfig
-from trainer.crops import load_split
+from trainer.data.crop_cache import load_split
 from trainer.engine import start_run, train_epoch
-from trainer.inference import autocast
 from trainer.losses import star_loss
 from trainer.model import build_model
-from trainer.process import prepare_process
+from trainer.runtime.device import autocast
+from trainer.runtime.process import prepare_process
 
 SETUPS = {
     "ResNet-50, 256 px, batch 8": {

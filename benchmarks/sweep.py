@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Table, milliseconds
-from sweep.config import DEMO, load_sweep
-from sweep.session import EVENTS_FILE
+from sweep.core.config_file import DEMO, load_sweep
+from sweep.storage.sweep_folder import EVENTS_FILE
 from trainer import checkpoint, engine
 from trainer.config import TrainConfig
-from trainer.crops import load_split
+from trainer.data.crop_cache import load_split
 
 Event = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweep.loaded import load
+    from sweep.analysis.sweep_result import load
 
 __all__ = ["load", "run"]  # run is the module sweep.run, which can be called
 
@@ -11,7 +11,7 @@ __all__ = ["load", "run"]  # run is the module sweep.run, which can be called
 def __getattr__(name: str) -> Any:
     """Imports `load` when it is asked for: a command that does without must not wait for it."""
     if name == "load":
-        from sweep.loaded import load
+        from sweep.analysis.sweep_result import load
 
         return load
     raise AttributeError(f"module 'sweep' has no attribute {name!r}")

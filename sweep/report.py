@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import html
 import logging
-import os
-import string
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sweep.command import add_sweep_argument, carry_out, load_all_given
-from sweep.config import SweepConfig
-from sweep.faces import Measured, measure
-from sweep.folder import LOG_FILE, REPORT_FILE
-from sweep.forecast import doubling_text
-from sweep.leaderboard import notes, summary_line
-from sweep.loaded import Sweep, load
-from sweep.report_text import (
-    CED,
-    CURVES,
-    FRONT,
-    HISTORY,
-    IMPORTANCE,
-    PARALLEL,
-    PARTS,
-    STRIP,
-    SURFACE,
-    TOO_LITTLE,
-    WORST,
-    comparison_row,
-    evidence_lines,
-    norm_text,
-    unequal,
-)
-from sweep.space import format_value, short_name
-from trainer.settings import ArgumentParser, ConfigError
+from sweep.driver.command_line import add_sweep_argument, carry_out, load_all_given
+from sweep.reporting.html_report import write_report
+from sweep.storage.sweep_folder import REPORT_FILE
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 logger = logging.getLogger(__name__)
-_TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def build_parser() -> ArgumentParser:
@@ -72,199 +43,6 @@ def _report(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out {path}: is a folder")
     print(write_report(sweeps, path))
     return 0
-
-
-def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
-    """Writes one HTML file that needs no network; returns its path.
-
-    Args:
-        sweeps: one is shown with all its figures, several are compared.
-        path: the file, which appears whole.
-    """
-    from plotly.offline import get_plotlyjs
-
-    sections = _one(sweeps[0]) if len(sweeps) == 1 else _several(sweeps)
-    title = f"sweep {sweeps[0].name}" if len(sweeps) == 1 else "sweeps " + ", ".join(s.name for s in sweeps)
-    text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
-        written=time.strftime("%Y-%m-%d %H:%M"),
-        norm=html.escape(" or ".join(sorted({norm_text(sweep.config.train.data.landmarks) for sweep in sweeps}))),
-        plotly=get_plotlyjs(),
-        sections="\n".join(sections),
-    )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def refresh_report(config: SweepConfig) -> Path | None:
-    """Writes a sweep's report anew, if its config wants one; a fault of the display is only logged."""
-    if not config.report:
-        return None
-    try:
-        return write_report([load(config.folder)], config.folder / REPORT_FILE)
-    except Exception:
-        logger.warning("the report could not be written, see %s", config.folder / LOG_FILE)
-        logger.info("what went wrong:\n%s", traceback.format_exc())
-        return None
-
-
-def _one(sweep: Sweep) -> list[str]:
-    from sweep import plot_runs, plots
-
-    measured = _measured(sweep)
-    ranges = " and ".join(short_name(d.key) for d in plots.numeric(sweep)[:2])
-    over = f"NME over {ranges}" if " and " in ranges else "NME over two ranges"
-    return [
-        _section("Result", _summary(sweep) + _leaderboard(sweep)),
-        _section("What is known about the winner", _evidence(sweep)),
-        _drawn(over, SURFACE, lambda: plots.response_surface(sweep)),
-        *_front(sweep),
-        _drawn("Parallel coordinates", PARALLEL, lambda: plots.parallel_coordinates(sweep)),
-        _drawn("Importance of the parameters", IMPORTANCE, lambda: plots.importance(sweep)),
-        _drawn("Learning curves", CURVES, lambda: plot_runs.learning_curves(sweep)),
-        _drawn("Error distribution", CED, lambda: plot_runs.error_curves(plot_runs.curves_of(sweep))),
-        _drawn("Optimisation history", HISTORY, lambda: plot_runs.optimisation_history(sweep)),
-        _drawn("Timeline of the slots", "Numbers are trials.", lambda: plot_runs.timeline(sweep)),
-        _drawn("NME by part of the face", PARTS, lambda: plot_runs.bars(_groups(sweep, measured, "parts"))),
-        _drawn("NME by subset", PARTS, lambda: plot_runs.bars(_groups(sweep, measured, "subsets"))),
-        _section("Worst faces of the winner", _worst(measured)),
-        _section("Where the numbers come from", _provenance(sweep, measured)),
-    ]
-
-
-def _front(sweep: Sweep) -> list[str]:
-    """The figure of two objectives, where there are two."""
-    from sweep import plot_runs
-
-    if len(sweep.config.objectives) == 1:
-        return []
-    return [_drawn("Pareto front", FRONT, lambda: plot_runs.pareto(sweep))]
-
-
-def _several(sweeps: Sequence[Sweep]) -> list[str]:
-    from sweep import plot_runs
-
-    best = {s.name: curve for s in sweeps for curve in list(plot_runs.curves_of(s, most=1).values())[:1]}
-    return [
-        _section("Side by side", _comparison(sweeps) + _warnings(sweeps)),
-        _drawn("Best NME against epochs", "", lambda: plot_runs.histories(sweeps)),
-        _drawn("Error distribution of the winners", "On the validation faces.", lambda: plot_runs.error_curves(best)),
-        _drawn("All trials", STRIP, lambda: plot_runs.trials_of(sweeps)),
-        *(_section(f"Sweep {s.name}", _summary(s) + _leaderboard(s) + _evidence(s)) for s in sweeps),
-    ]
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>\n{body or '<p>There is nothing to show yet.</p>'}</section>"
-
-
-def _drawn(title: str, note: str, draw: Callable[[], Any]) -> str:
-    """A section with a figure, or with the reason why there is none."""
-    made = draw()
-    if made is None:
-        return _section(title, f"<p>{html.escape(TOO_LITTLE)}</p>")
-    settings = {"displaylogo": False, "responsive": True}
-    body = made.to_html(full_html=False, include_plotlyjs=False, config=settings)
-    return _section(title, f'<p class="note">{html.escape(note)}</p>\n{body}')
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return f'<div class="wide"><table><tr>{cells}</tr>{"".join(lines)}</table></div>'
-
-
-def _summary(sweep: Sweep) -> str:
-    train = sweep.config.train
-    data = "synthetic faces, drawn by this program" if train.data.kind == "synthetic" else f"{train.data.kind} faces"
-    facts = [
-        summary_line(list(sweep.records.values())),
-        f"{train.model.backbone}, {train.model.head} head, {train.loss.name} loss, {train.data.image_size} px, {data}",
-        f"{sweep.epochs_spent} epochs and {sweep.trial_hours:.2f} trial-hours spent; sampler "
-        f"{sweep.config.sampler.name}, pruner {sweep.config.pruner.name}, seed {sweep.config.seed}",
-        *notes(list(sweep.records.values()), sweep.config.objectives),
-        doubling_text(sweep.records.values()),
-    ]
-    return "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
-
-
-def _leaderboard(sweep: Sweep, most: int = 10) -> str:
-    keys = [d.key for d in sweep.config.dimensions]
-    rows = [
-        [str(r.number), r.state.value, "-" if r.best_nme is None else f"{r.best_nme:.2%}", str(r.epochs)]
-        + [format_value(r.params[key]) if key in r.params else "-" for key in keys]
-        for r in sweep.ranked[:most]
-    ]
-    return _table(["trial", "state", "best val NME", "epochs", *map(short_name, keys)], rows)
-
-
-def _measured(sweep: Sweep) -> Measured | None:
-    if sweep.best is None:
-        return None
-    try:
-        return measure(sweep.config, sweep.best.number)
-    except (RuntimeError, OSError, ValueError) as error:  # weights or faces are gone
-        logger.info("the report goes without faces: %s", error)
-        return None
-
-
-def _groups(sweep: Sweep, measured: Measured | None, name: str) -> dict[str, dict[str, float]]:
-    groups: dict[str, dict[str, float]] = {}
-    final = sweep.findings.get("final")
-    for title, found in (("winner, val", measured and measured.report), ("final model, test", final)):
-        if found:
-            groups[title] = {key: v["nme"] if isinstance(v, dict) else v for key, v in found[name].items()}
-    return groups
-
-
-def _worst(measured: Measured | None) -> str:
-    if measured is None:
-        return "<p>The winner's weights or the faces are not here.</p>"
-    figures = [
-        f'<figure><img alt="face with landmarks" src="data:image/jpeg;base64,{base64.b64encode(face.jpeg).decode()}">'
-        f"<figcaption>NME {face.nme:.1%}<br>{html.escape(face.name)}</figcaption></figure>"
-        for face in measured.worst
-    ]
-    return f'<p class="note">{WORST}</p><div class="faces">{"".join(figures)}</div>'
-
-
-def _provenance(sweep: Sweep, measured: Measured | None) -> str:
-    facts = dict(sweep.tags) | {"seed of the trainings": str(sweep.config.train.run.seed)}
-    if measured is not None:
-        facts |= {"data.hash of the validation faces": measured.data_hash, "device of this report": measured.device}
-    return _table(["what", "value"], sorted(facts.items()))
-
-
-def _comparison(sweeps: Sequence[Sweep]) -> str:
-    head = [
-        "sweep",
-        "loss",
-        "head",
-        "trials",
-        "epochs",
-        "trial-hours",
-        "best val NME",
-        "with other seeds",
-        "test NME",
-        "winner",
-    ]
-    return _table(head, [comparison_row(sweep) for sweep in sweeps])
-
-
-def _evidence(sweep: Sweep) -> str:
-    return "".join(f'<p class="lines">{html.escape(line)}</p>' for line in evidence_lines(sweep))
-
-
-def _warnings(sweeps: Sequence[Sweep]) -> str:
-    differing = unequal(sweeps)
-    if not differing:
-        return "<p>Same data, backbone, number of trials and epochs a trial: the budgets are equal.</p>"
-    return f'<p class="warning">Not on equal terms; these differ: {html.escape(", ".join(differing))}.</p>'
 
 
 if __name__ == "__main__":

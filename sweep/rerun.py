@@ -10,28 +10,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sweep import evidence
-from sweep.command import RerunError, add_sweep_argument, carry_out, load_given
-from sweep.events import Event, EventKind, EventLog
-from sweep.evidence import Finding
-from sweep.folder import EVENTS_FILE, LOG_FILE, REPORT_FILE, locked, logging_into, python_command, send
-from sweep.loaded import Sweep
-from sweep.provenance import provenance
-from sweep.records import State, TrialRecord
-from sweep.report import refresh_report
-from sweep.reruns import Job, final_jobs, is_done, run_jobs, seed_jobs
-from trainer.annotations import require_split
-from trainer.metrics import FACES_FILE
-from trainer.settings import ArgumentParser, ConfigError
-
-if TYPE_CHECKING:
-    from trainer.engine import EpochResult
-
-BEST_WEIGHTS = "best.pt"  # trainer.checkpoint.BEST, without importing torch
+from sweep.driver.command_line import add_sweep_argument, carry_out, load_given, python_command
+from sweep.driver.log_file import logging_into
+from sweep.driver.verification import _chosen, _times, _Work
+from sweep.reporting.html_report import refresh_report
+from sweep.storage.event_log import EventLog
+from sweep.storage.sweep_folder import EVENTS_FILE, LOG_FILE, locked
+from sweep.tracking.artifacts import send
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 
 def build_parser() -> ArgumentParser:
@@ -86,71 +76,6 @@ def _rerun(arguments: argparse.Namespace) -> int:
     if not sent:
         print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {config.folder}", file=sys.stderr)
     return 0 if finding.metrics.get("rerun/identical", 1.0) == 1.0 else 1
-
-
-def _chosen(sweep: Sweep, number: int | None) -> TrialRecord:
-    trial = sweep.best if number is None else sweep.records.get(number)
-    if trial is None:
-        wanted = "no trial is complete" if number is None else f"there is no trial {number}"
-        raise ConfigError(f"sweep {sweep.name}: {wanted}, of {len(sweep.records)}")
-    if trial.state is not State.COMPLETE:
-        raise ConfigError(f"--trial {number}: is {trial.state.value}; only a complete trial can be compared")
-    return trial
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-class _Work:
-    """What the three kinds of rerun do; each notes what it found."""
-
-    def __init__(self, sweep: Sweep, trial: TrialRecord, log: EventLog) -> None:
-        self._sweep, self._trial, self._log = sweep, trial, log
-
-    def repeat(self) -> Finding:
-        """The trial again."""
-        return self._note(evidence.repeat(self._sweep, self._trial, self._tell))
-
-    def seeds(self, count: int) -> Finding:
-        """The trial and the best other one with other seeds."""
-        others = [r for r in self._sweep.ranked if r.state is State.COMPLETE and r.number != self._trial.number]
-        jobs = [seed_jobs(self._sweep, trial, count) for trial in (self._trial, *others[:1])]
-        self._train([job for of in jobs for job in of], FACES_FILE)
-        return self._note(evidence.seeds(jobs[0], jobs[1] if others else []))
-
-    def final(self, count: int) -> Finding:
-        """The trial on train + val; then, and noted before that, the test split is read."""
-        jobs = final_jobs(self._sweep, self._trial, count)
-        require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
-        self._train(jobs, BEST_WEIGHTS)
-        reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
-        self._log.append(Event(EventKind.TEST_READ, None, reading))
-        return self._note(evidence.read_test(jobs))
-
-    def _train(self, jobs: Sequence[Job], needed: str) -> None:
-        waiting = [job for job in jobs if not is_done(job, self._sweep, needed)]
-        if len(waiting) < len(jobs):
-            self._say(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already")
-        failures = run_jobs(self._sweep.config, waiting, self._log, self._say) if waiting else {}
-        if failures:
-            raise RerunError("; ".join(f"{run}: {reason}" for run, reason in failures.items()))
-
-    def _note(self, finding: Finding) -> Finding:
-        detail = {**finding.detail, "provenance": provenance()}
-        tags = {f"finding.{finding.about}": finding.text}
-        data = {"about": finding.about, "metrics": finding.metrics, "detail": detail, "tags": tags}
-        if self._sweep.config.report:
-            data["artifacts"] = [str(self._sweep.folder / REPORT_FILE)]
-        self._log.append(Event(EventKind.FINDING, None, data))
-        return finding
-
-    def _tell(self, result: EpochResult) -> None:
-        epochs, row = self._sweep.config.train.optim.epochs, result.metrics
-        self._say(f"epoch {result.epoch}/{epochs}: loss {row['train/loss']:.4f}, val NME {row['val/nme']:.2%}")
-
-    def _say(self, line: str) -> None:
-        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

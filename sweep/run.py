@@ -17,14 +17,14 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
-from sweep import hook
-from sweep.command import carry_out
-from sweep.config import SweepConfig, load_sweep
-from sweep.folder import python_command
-from sweep.loaded import Sweep, load
-from sweep.outlet import Outlet
-from sweep.stop import INTERRUPTED
-from sweep.warm_start import warmed
+from sweep.analysis.sweep_result import Sweep, load
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.core.stop_request import INTERRUPTED
+from sweep.driver import end_hook
+from sweep.driver.command_line import carry_out, python_command
+from sweep.driver.console import Outlet
+from sweep.driver.warm_start import warmed
 from trainer.settings import ArgumentParser
 
 
@@ -33,7 +33,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m sweep.run", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="settings of the sweep; without it, the demo")
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, forecast; start nothing")
-    parser.add_argument("--on-end", metavar="CMD", help=hook.HELP)
+    parser.add_argument("--on-end", metavar="CMD", help=end_hook.HELP)
     parser.add_settings(SweepConfig)
     return parser
 
@@ -51,14 +51,14 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequen
     console = Console(file=cast(TextIO, Outlet(sys.stdout)))
     config = warmed(load_sweep(arguments.sweep, overrides))
     if arguments.dry_run:
-        from sweep.preflight import dry_run
+        from sweep.driver.preflight import dry_run
 
         console.print(dry_run(config), highlight=False, markup=False, soft_wrap=True)
         return 0
-    from sweep.session import run_sweep
+    from sweep.driver.session import run_sweep
 
     command = shlex.join([python_command(), "-m", "sweep.run", *words])
-    with hook.at_end(arguments.on_end, config) as end:
+    with end_hook.at_end(arguments.on_end, config) as end:
         end.code = run_sweep(config, console, command)
     return end.code
 
@@ -73,9 +73,9 @@ def run_in_python(sweep: str | Path | None = None, **settings: Any) -> Sweep:
     Raises:
         ConfigError: a setting that does not fit.
         KeyboardInterrupt: stopped by the user; the same call goes on.
-        DataError, ModelError, DiskFullError, StudyStorageError, ClusterGoneError: see `sweep.session.run_sweep`.
+        DataError, ModelError, DiskFullError, StudyStorageError, ClusterGoneError: see `sweep.driver.session.run_sweep`.
     """
-    from sweep.session import run_sweep
+    from sweep.driver.session import run_sweep
 
     texts = {
         key: os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)

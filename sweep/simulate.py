@@ -12,21 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sweep.command import carry_out
-from sweep.config import SweepConfig, load_sweep
-from sweep.console import format_seconds
-from sweep.curves import Curves, Task
-from sweep.folder import find_sweep
-from sweep.loaded import load
-from sweep.simulation import History, simulate
-from sweep.warm_start import warmed
-from trainer.settings import ArgumentParser, ConfigError
-
-_ROWS = 8  # of the table
-_QUARTILES = (0.25, 0.5, 0.75)
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.driver.command_line import carry_out
+from sweep.driver.warm_start import warmed
+from sweep.simulation.recorded_curves import read_curves
+from sweep.simulation.simulator import simulate, table
+from sweep.simulation.surrogate import Task
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 
 def build_parser() -> ArgumentParser:
@@ -70,7 +64,7 @@ def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         f"{f' stretched to {epochs}' if epochs != curves.epochs else ''} ({time.monotonic() - began:.1f} s)"
     )
     print(table(histories, task.best))
-    from sweep.plot_simulation import draw
+    from sweep.simulation.regret_plot import draw
 
     draw({config.name: histories}, task.best, arguments.out)
     print(f"picture: {arguments.out}")
@@ -82,43 +76,6 @@ def _check_target(option: str, path: Path, ending: str) -> None:
         raise ConfigError(f"{option} {path}: must be a file that ends in {ending}")
     if not path.parent.is_dir():
         raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
-
-
-def read_curves(names: Sequence[str], output: Path) -> Curves:
-    """One file of recorded curves, or sweeps by name in the output folder or by folder.
-
-    Raises:
-        ConfigError: there is no such file or sweep, or it cannot be read.
-    """
-    if len(names) == 1 and Path(names[0]).is_file():
-        return Curves.load(Path(names[0]))
-    return Curves.of_sweeps([load(find_sweep(name, output)) for name in names])
-
-
-def table(histories: Sequence[History], best: float) -> str:
-    """NME and regret of the chosen configuration at ever larger parts of the budget, median and quartiles.
-
-    Args:
-        histories: simulated sweeps.
-        best: the lowest true NME there is, a fraction.
-    """
-    longest = max(h.epochs[-1] for h in histories)
-    grid = np.unique(np.geomspace(max(1, longest / 64), longest, _ROWS).astype(np.int64))
-    true = quartiles(np.array([h.at_epochs(grid) for h in histories]))
-    hours = np.median([np.interp(grid, h.epochs, h.hours) for h in histories], axis=0)
-    lines = ["epochs  time       true NME of the choice (quartiles)   regret, points"]
-    for i, epochs in enumerate(grid):
-        low, middle, high = true[:, i] * 100
-        spent = format_seconds(hours[i] * 3600)
-        lines.append(f"{epochs:6d}  {spent:9}  {middle:6.2f}% ({low:.2f} to {high:.2f}) {middle - best * 100:22.2f}")
-    ends = quartiles(np.array([[h.true[-1]] for h in histories]))[:, 0] * 100
-    lines.append(f"at the end {ends[1]:.3f}% ({ends[0]:.3f} to {ends[2]:.3f}); the best there is: {best:.3%}")
-    return "\n".join(lines)
-
-
-def quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lower quartile, median and upper quartile over the first axis, by order and without interpolation: (3, ...)."""
-    return np.quantile(values, _QUARTILES, axis=0, method="nearest")
 
 
 if __name__ == "__main__":

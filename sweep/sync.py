@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sweep.command import add_sweep_argument, carry_out, load_given
-from sweep.folder import make_projector
-from sweep.tracking import TrackingUnavailable
-from trainer.settings import ArgumentParser, ConfigError
+from sweep.driver.command_line import add_sweep_argument, carry_out, load_given
+from sweep.tracking.artifacts import make_projector
+from sweep.tracking.run_updates import TrackingUnavailable
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 
 def build_parser() -> ArgumentParser:

@@ -22,8 +22,8 @@ import yaml
 from mlflow.entities import Run
 from waiting import PATIENCE, wait_for
 
-from sweep.events import Event, EventKind, read_events
-from sweep.tracking import connect
+from sweep.storage.event_log import Event, EventKind, read_events
+from sweep.tracking.mlflow_client import connect
 
 MARK = "STARSWEEP_TEST_MARK"
 LOCKSTEP = ["train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr"]

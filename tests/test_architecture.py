@@ -13,20 +13,31 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("trainer", "sweep") for path in (PROJECT / package).rglob("*.py"))
 HOMES = {
-    "optuna": {"sweep/sampling.py", "sweep/study.py", "sweep/plots.py"},
-    "plotly": {"sweep/plots.py", "sweep/plot_runs.py", "sweep/plot_style.py", "sweep/report.py"},
-    "mlflow": {"sweep/tracking.py", "sweep/registry.py"},
-    "ray": {"sweep/cluster.py", "sweep/executor.py", "sweep/gauges.py", "sweep/trainable.py"},
-    "pyarrow": {"sweep/storage.py"},
+    "optuna": {"sweep/reporting/search_figures.py", "sweep/search/samplers.py", "sweep/search/study.py"},
+    "plotly": {
+        "sweep/reporting/figure_style.py",
+        "sweep/reporting/html_report.py",
+        "sweep/reporting/search_figures.py",
+        "sweep/reporting/trial_figures.py",
+    },
+    "mlflow": {"sweep/tracking/mlflow_client.py", "sweep/tracking/model_registry.py"},
+    "ray": {
+        "sweep/driver/prometheus.py",
+        "sweep/execution/node_setup.py",
+        "sweep/execution/ray_session.py",
+        "sweep/execution/trial_worker.py",
+        "sweep/execution/tune_executor.py",
+    },
+    "pyarrow": {"sweep/storage/remote_files.py"},
 }
 LIGHT = [
     "trainer.config",
     "trainer.landmarks",
     "trainer.settings",
     "trainer.train",
-    "sweep.config",
-    "sweep.space",
-    "sweep.loaded",
+    "sweep.core.config",
+    "sweep.core.search_space",
+    "sweep.analysis.sweep_result",
 ]
 
 
@@ -58,7 +69,13 @@ files = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PROJECT
 
 
 def test_the_files_were_found() -> None:
-    assert {"trainer.engine", "trainer.config", "sweep.study", "sweep.executor", "sweep.tracking"} <= set(MODULES)
+    assert {
+        "trainer.engine",
+        "trainer.config",
+        "sweep.search.study",
+        "sweep.execution.tune_executor",
+        "sweep.tracking.projector",
+    } <= set(MODULES)
 
 
 @files
@@ -81,9 +98,11 @@ def test_the_homes_are_lived_in(package: str, home: str) -> None:
     assert package in packages(PROJECT / home)
 
 
-@pytest.mark.parametrize("name", ["config", "landmarks", "settings"])
+@pytest.mark.parametrize(
+    "name", ["config", "landmarks", "settings", "settings.schema", "errors", "cores", "run_folder"]
+)
 def test_settings_and_layouts_do_not_name_torch(name: str) -> None:
-    assert not packages(PROJECT / "trainer" / f"{name}.py") & {"torch", "torchvision"}
+    assert not packages(MODULES[f"trainer.{name}"]) & {"torch", "torchvision"}
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -109,3 +128,42 @@ def test_imports_have_no_circle() -> None:
         for name in free:
             del waiting[name]
     assert not waiting, {name: sorted(needs & waiting.keys()) for name, needs in waiting.items()}
+
+
+# Package of sweep -> the others that it may import: what lies below it. All may import core and the trainer.
+LAYERS = {
+    "core": set(),
+    "storage": set(),
+    "search": {"storage"},
+    "execution": {"storage"},
+    "tracking": {"storage"},
+    "analysis": {"search", "storage"},
+    "simulation": {"analysis", "search", "storage"},
+    "reporting": {"analysis", "search", "storage"},
+    "driver": {"reporting", "simulation", "analysis", "search", "execution", "tracking", "storage"},
+}
+
+
+def package_of(module: str) -> str:
+    """Such as core; '' for the commands and other files at the top of sweep."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "sweep" and rest and rest[0] in LAYERS else ""
+
+
+def test_every_package_of_sweep_has_its_layer() -> None:
+    assert {path.name for path in (PROJECT / "sweep").iterdir() if (path / "__init__.py").exists()} == set(LAYERS)
+
+
+@files
+def test_packages_import_only_what_lies_below_them(path: Path) -> None:
+    own = package_of(module_of(path))
+    if not own:
+        return
+    allowed = {own, "core"} | LAYERS[own]
+    reached = {name for name in imported(path) if name.split(".")[0] == "sweep" and package_of(name) not in allowed}
+    assert not reached, f"{own} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=module_of)
+def test_packages_import_nothing_heavy(path: Path) -> None:
+    assert not packages(path) & {"torch", "torchvision", *HOMES}

@@ -17,7 +17,7 @@ from benchmarks.measuring import Table, medians_in_turn, time_in_turn
 from benchmarks.nodes import shares
 from benchmarks.scale import _COSTS, run_simulated
 from benchmarks.watch import Threads, Timed
-from sweep.records import State
+from sweep.core.trial import State
 from trainer.losses import star_loss
 
 

@@ -24,8 +24,9 @@ import yaml
 from harness import CALM, MARK, Sweep
 from waiting import PATIENCE, wait_for
 
-from sweep.config import SweepConfig, load_sweep
-from sweep.resources import fitting
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.execution.resources import fitting
 from sweep.run import build_parser
 
 PROJECT = Path(__file__).parents[1]
@@ -593,7 +594,7 @@ def test_every_metric_of_the_dashboard_exists() -> None:
 
 
 def test_the_metrics_are_those_that_a_sweep_reports() -> None:
-    text = (PROJECT / "sweep" / "gauges.py").read_text()
+    text = (PROJECT / "sweep" / "driver" / "prometheus.py").read_text()
     for name in OURS:  # Ray puts ray_ before all, and _total behind counters
         stem = name.removeprefix("ray_").removesuffix("_total")
         assert f'"{stem}"' in text or f'"{stem.removeprefix("starsweep_")}": ' in text, name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.config import load_sweep
+from sweep.core.config_file import load_sweep
 from trainer.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -13,11 +13,12 @@ from optuna.samplers import RandomSampler, TPESampler
 
 from benchmarks.peers import Never, OptunasMedian, RaysHalving, run_peer
 from benchmarks.search import _SEARCH, CONFIG, CURVES, OURS, VARIANTS, reached_after
-from sweep.config import load_sweep
-from sweep.curves import Curve, Curves, Task
-from sweep.sampling import distribution
-from sweep.simulation import History, best_so_far, simulate
-from sweep.space import Dimension
+from sweep.core.config_file import load_sweep
+from sweep.core.search_space import Dimension
+from sweep.search.samplers import distribution
+from sweep.simulation.recorded_curves import Curve, Curves
+from sweep.simulation.simulator import History, best_so_far, simulate
+from sweep.simulation.surrogate import Task
 
 LR = Dimension("optim.lr", "log_uniform", 1e-4, 1e-2)
 WEIGHT = Dimension("loss.star_weight", "log_uniform", 0.01, 100)

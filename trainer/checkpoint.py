@@ -11,14 +11,10 @@ from typing import Any
 
 import torch
 
-from trainer.disk import DiskFullError, writing
+from trainer.errors import CheckpointError, DiskFullError
+from trainer.runtime.disk import writing
 
 FORMAT = 1
-LAST, BEST = "last.pt", "best.pt"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, newer than this program or of another config."""
 
 
 def save(state: dict[str, Any], path: Path) -> None:

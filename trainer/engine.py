@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -17,23 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from trainer import checkpoint, metrics, parallel
-from trainer.batch_norm import synchronise
+from trainer import checkpoint, run_folder
 from trainer.config import TrainConfig
-from trainer.crops import CropSplit, load_split
-from trainer.dataset import Batch, batches_per_epoch, training_batches
-from trainer.disk import writing
-from trainer.inference import autocast, evaluate, place
+from trainer.data.batches import Batch, batches_per_epoch, training_batches
+from trainer.data.crop_cache import load_split
+from trainer.data.crops import CropSplit
+from trainer.errors import NonFiniteError
+from trainer.evaluation import evaluate
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
-from trainer.process import memory_in_use, prepare_process
-
-METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or the validation NME became NaN or infinite."""
+from trainer.run_folder import _append_history, _write_config, _write_history
+from trainer.runtime import distributed
+from trainer.runtime.batch_norm import synchronise
+from trainer.runtime.device import autocast, place
+from trainer.runtime.disk import writing
+from trainer.runtime.process import memory_in_use, prepare_process
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def train(
         NonFiniteError: the loss or the validation NME is no number; names step, learning rate and STAR weight.
             All of these are raised on all ranks, on whichever they arise.
     """
-    config = parallel.on_first(config.resolved)
+    config = distributed.on_first(config.resolved)
     if config.run.output is None:
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
@@ -143,12 +141,12 @@ def train(
 def _train(
     config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None, save_after: Collection[int]
 ) -> TrainResult:
-    parallel.on_first(lambda: _write_config(config, folder))
-    training, validation = parallel.on_each(lambda: _load_splits(config))
+    distributed.on_first(lambda: _write_config(config, folder))
+    training, validation = distributed.on_each(lambda: _load_splits(config))
     run = start_run(config)
-    if state := parallel.on_first(lambda: _load_state(config, resume_from)):
+    if state := distributed.on_first(lambda: _load_state(config, resume_from)):
         run.load_state_dict(state)
-    parallel.on_first(lambda: _write_history(run.history, folder))
+    distributed.on_first(lambda: _write_history(run.history, folder))
     for epoch, row in enumerate(run.history, 1):
         _tell(report, epoch, row)
     saved = monotonic()
@@ -157,7 +155,7 @@ def _train(
         run.history.append(row)
         due = monotonic() - saved >= config.run.checkpoint_seconds
         due = due or epoch in save_after or epoch == config.optim.epochs
-        if parallel.on_first(functools.partial(_write_epoch, run, folder, due)):
+        if distributed.on_first(functools.partial(_write_epoch, run, folder, due)):
             saved = monotonic()
         _tell(report, epoch, row)
     return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
@@ -174,8 +172,8 @@ def _load_splits(config: TrainConfig) -> tuple[CropSplit, CropSplit | None]:
 
 def start_run(config: TrainConfig) -> Run:
     """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
-    run = parallel.on_each(lambda: _build_run(config))
-    run.network = parallel.wrapped(run.model)
+    run = distributed.on_each(lambda: _build_run(config))
+    run.network = distributed.wrapped(run.model)
     return run
 
 
@@ -199,7 +197,7 @@ def _one_epoch(
     found = _validate(run, validation, epoch, lr, folder) if validation is not None else {}
     if validation is None and epoch == run.config.optim.epochs:  # nothing tells which epoch is best
         run.best_epoch = epoch
-        parallel.on_first(lambda: _keep(run, epoch, math.nan, folder))
+        distributed.on_first(lambda: _keep(run, epoch, math.nan, folder))
     row = {
         **found,
         "train/loss": loss,
@@ -208,13 +206,13 @@ def _one_epoch(
         "epoch_seconds": perf_counter() - started,
         "memory_gb": memory_in_use(run.device),
     }
-    return parallel.on_first(lambda: row)  # the times of one process
+    return distributed.on_first(lambda: row)  # the times of one process
 
 
 def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Path) -> dict[str, float]:
     """Measures the network and keeps its weights if they are the best so far."""
-    evaluation = evaluate(run.evaluated, validation, run.config, parallel.size() > 1)
-    found = parallel.on_first(evaluation.summary)
+    evaluation = evaluate(run.evaluated, validation, run.config, distributed.size() > 1)
+    found = distributed.on_first(evaluation.summary)
     lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
     if lost or not math.isfinite(found["nme"]):  # the mean over the other faces would look like a score
         settings = _settings(run.config, lr)
@@ -223,7 +221,7 @@ def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Pa
         )
     if found["nme"] < run.best_nme:
         run.best_nme, run.best_epoch = found["nme"], epoch
-        parallel.on_first(lambda: _keep(run, epoch, found["nme"], folder, evaluation.nme))
+        distributed.on_first(lambda: _keep(run, epoch, found["nme"], folder, evaluation.nme))
     return {"best_nme": run.best_nme, **{f"val/{name}": value for name, value in found.items()}}
 
 
@@ -236,9 +234,9 @@ def _keep(run: Run, epoch: int, nme: float, folder: Path, faces: NDArray[np.floa
         "val_nme": nme,
         "device": str(run.device),
     }
-    checkpoint.save(best, folder / checkpoint.BEST)
+    checkpoint.save(best, folder / run_folder.BEST)
     if faces is not None:
-        np.save(folder / metrics.FACES_FILE, faces)
+        np.save(folder / run_folder.FACES_FILE, faces)
 
 
 def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:
@@ -266,8 +264,8 @@ def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, i
         lr = learning_rate(step, optim, steps)
         share = min(optim.accumulate, batches - (number - 1) // optim.accumulate * optim.accumulate)
         due = number % optim.accumulate == 0 or number == batches
-        with parallel.averaging(run.network, due):
-            loss, mean = parallel.over_batch(forward(run, batch, loss_of), batch.mask)
+        with distributed.averaging(run.network, due):
+            loss, mean = distributed.over_batch(forward(run, batch, loss_of), batch.mask)
             (loss / share).backward()
         losses.append(mean)
         if due:
@@ -318,24 +316,9 @@ def _tell(report: Report | None, epoch: int, row: dict[str, float]) -> None:
         report(EpochResult(epoch, dict(row)))
 
 
-def _write_config(config: TrainConfig, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    config.dump(folder / CONFIG_FILE)
-
-
 def _write_epoch(run: Run, folder: Path, due: bool) -> bool:
     """Writes the last epoch's metrics, after the checkpoint where it is due; returns whether it was."""
     if due:
-        checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
+        checkpoint.save(run.state_dict(), folder / run_folder.LAST)
     _append_history(run.history[-1], len(run.history), folder)
     return due
-
-
-def _write_history(history: list[dict[str, float]], folder: Path) -> None:
-    text = "".join(json.dumps({"epoch": epoch, **row}) + "\n" for epoch, row in enumerate(history, 1))
-    (folder / METRICS_FILE).write_text(text, encoding="utf-8")
-
-
-def _append_history(row: dict[str, float], epoch: int, folder: Path) -> None:
-    with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"epoch": epoch, **row}) + "\n")

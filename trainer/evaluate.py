@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.settings import ArgumentParser, ConfigError
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 
 def build_parser() -> ArgumentParser:
@@ -28,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse(argv)
 
-    from trainer.annotations import DataError
-    from trainer.checkpoint import CheckpointError
-    from trainer.crops import load_split
-    from trainer.inference import evaluate, load_trained
-    from trainer.synthetic import ATTRIBUTES
+    from trainer.data.crop_cache import load_split
+    from trainer.errors import CheckpointError, DataError
+    from trainer.evaluation import evaluate
+    from trainer.inference import load_trained
+    from trainer.landmarks import ATTRIBUTES
 
     try:
         config, model = load_trained(Path(arguments.checkpoint), parser.overrides(arguments))

@@ -103,3 +103,8 @@ def _blocks(maps: Tensor) -> list[slice]:
     n, height, width = maps.shape
     size = max(1, _CACHE_BYTES // (height * width * maps.element_size())) if maps.device.type == "cpu" else n
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def decode(output: Tensor) -> Tensor:
+    """Coordinates (B, K, 2) in [-1, 1] from heatmap logits (B, K, H, W); coordinates pass through as float32."""
+    return spatial_moments(output).mean if output.ndim == 4 else output.float()

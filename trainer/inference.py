@@ -5,72 +5,24 @@ Legend: N faces, B batch, K landmarks, S side of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer import checkpoint, metrics, parallel
+from trainer import checkpoint, errors, run_folder
 from trainer.config import TrainConfig
 from trainer.coords import to_pixels
-from trainer.crops import CropSplit
-from trainer.dataset import evaluation_batches
-from trainer.heatmap import spatial_moments
-from trainer.landmarks import Layout
-from trainer.losses import decode
+from trainer.data.batches import evaluation_batches
+from trainer.data.crops import CropSplit
+from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
-from trainer.process import prepare_process
-from trainer.settings import ConfigError, apply_overrides
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Errors on one split: `nme` (N,) a face, and the landmarks `pred` (N, K, 2) in pixels of the crop."""
-
-    nme: NDArray[np.floating]
-    pred: NDArray[np.floating]
-    split: CropSplit
-    layout: Layout
-
-    def summary(self) -> dict[str, float]:
-        """NME, failure rate and AUC, see `metrics.summary`."""
-        return metrics.summary(self.nme)
-
-    def report(self, attributes: Iterable[str]) -> dict[str, Any]:
-        """All that the command line prints: nme, fr10, auc10, faces, subsets (by attribute), parts."""
-        truth = self.split
-        subsets = {}
-        if truth.attributes is not None:
-            for name, chosen in zip(attributes, truth.attributes.T, strict=True):
-                if chosen.any():
-                    subsets[name] = {**metrics.summary(self.nme[chosen]), "faces": int(chosen.sum())}
-        parts = metrics.part_nmes(self.pred, truth.landmarks, self.layout, norm=truth.norms, visible=truth.visible)
-        return {**self.summary(), "faces": len(self.nme), "subsets": subsets, "parts": parts}
-
-
-def evaluate(model: nn.Module, split: CropSplit, config: TrainConfig, shared: bool = False) -> Evaluation:
-    """Predicts a split and measures it; the mirrored picture is averaged in when run.flip_test is set.
-
-    Args:
-        model: network on its device.
-        split: the faces.
-        config: of the network.
-        shared: all ranks of the process group call this; each predicts its share, and all get the whole.
-    """
-    if shared:
-        rows = parallel.share(len(split))
-        pred = np.concatenate(parallel.gathered(parallel.on_each(lambda: predict_split(model, split, config, rows))))
-    else:
-        pred = predict_split(model, split, config)
-    layout = config.data.landmarks
-    nme = metrics.nme(pred, split.landmarks, layout, norm=split.norms, visible=split.visible)
-    return Evaluation(nme, pred, split, layout)
+from trainer.runtime.device import autocast, place
+from trainer.runtime.process import prepare_process
+from trainer.settings import apply_overrides
 
 
 @torch.inference_mode()
@@ -126,29 +78,6 @@ def run_model(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor
     return output
 
 
-def select_device(name: str) -> torch.device:
-    """The device of run.device; auto takes cuda, else mps, else cpu.
-
-    Raises:
-        ConfigError: this machine has no such device.
-    """
-    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name not in ("auto", *there):
-        raise ConfigError(f"run.device = {name!r}: this machine has none (allowed: auto, {', '.join(there)})")
-    return torch.device(there[0] if name == "auto" else name)
-
-
-def place(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Moves a model to the config's device and memory layout."""
-    layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
-    return model.to(select_device(config.run.device)).to(memory_format=layout)
-
-
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where the config says so; losses and moments are computed outside of it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bfloat16")
-
-
 def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tuple[TrainConfig, nn.Module]:
     """Reads the best weights of a run.
 
@@ -160,12 +89,12 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
         CheckpointError: missing, damaged, or without evaluated weights.
         ConfigError: an override that does not fit.
     """
-    path = path / checkpoint.BEST if path.is_dir() else path
+    path = path / run_folder.BEST if path.is_dir() else path
     state = checkpoint.load(path)
     if "optimizer" in state:
-        raise checkpoint.CheckpointError(f"{path}: holds the state of a run to go on from; give its {checkpoint.BEST}")
+        raise errors.CheckpointError(f"{path}: holds the state of a run to go on from; give its {run_folder.BEST}")
     if not {"config", "model"} <= state.keys():
-        raise checkpoint.CheckpointError(f"{path}: holds no config or no weights")
+        raise errors.CheckpointError(f"{path}: holds no config or no weights")
     tree = state["config"]
     apply_overrides(TrainConfig, tree, overrides or {})
     config = TrainConfig.from_tree(tree, str(path)).resolved()
@@ -174,5 +103,38 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise checkpoint.CheckpointError(f"{path}: its weights do not fit its config ({error})") from None
+        raise errors.CheckpointError(f"{path}: its weights do not fit its config ({error})") from None
     return config, place(model, config).eval()
+
+
+def predict_face(
+    picture: NDArray[np.uint8], box: NDArray[np.floating], config: TrainConfig, model: nn.Module
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Landmarks of one face.
+
+    Args:
+        picture: (H, W, 3), RGB.
+        box: x_min, y_min, x_max, y_max of the face in pixels.
+        config: of the network.
+        model: the network.
+
+    Returns:
+        Landmarks (K, 2) in pixels of the picture and, from heatmaps, covariances (K, 2, 2) in square pixels.
+    """
+    from trainer.coords import invert, transform
+    from trainer.data.images import crop_face
+
+    size = config.data.image_size
+    crop, matrix = crop_face(picture, box, box_scale=config.data.box_scale, size=size, canvas=size)
+    points, covariance = locate(model, crop[None], config)
+    back = invert(matrix)
+    pixels = np.linalg.norm(back[:, 0]) ** 2  # square pixels of the picture in one of the crop
+    return transform(points[0], back), None if covariance is None else covariance[0] * pixels
+
+
+def whole_picture(picture: NDArray[np.uint8], box_scale: float) -> NDArray[np.float64]:
+    """The box whose enlarged square is the picture's largest centred square."""
+    height, width = picture.shape[:2]
+    half = max(min(height, width) - 1, 1) / box_scale / 2
+    x, y = (width - 1) / 2, (height - 1) / 2
+    return np.array([x - half, y - half, x + half, y + half])

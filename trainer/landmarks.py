@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import LossConfig
-from trainer.heatmap import spatial_moments
+from trainer.heatmap import decode, spatial_moments
 
 _SMOOTH = 0.01  # scale of the smooth-L1 distance inside STAR, in units of [-1, 1]
 _EPSILON = 1e-5  # added to variances by the published STAR code
@@ -86,11 +86,6 @@ class LandmarkLoss:
             )
         error = (decode(output) - torch.where(mask[..., None], target, target.new_zeros(()))).abs()  # (B, K, 2)
         return masked_mean(_COORDINATE_LOSSES[self.config.name](error).sum(-1), mask)
-
-
-def decode(output: Tensor) -> Tensor:
-    """Coordinates (B, K, 2) in [-1, 1] from heatmap logits (B, K, H, W); coordinates pass through as float32."""
-    return spatial_moments(output).mean if output.ndim == 4 else output.float()
 
 
 def smooth_l1(error: Tensor, beta: float = _SMOOTH) -> Tensor:

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from trainer.landmarks import Layout
 
-FACES_FILE = "best_val_nme.npy"  # in a run folder: NME of every validation face at the best epoch, (N,)
-
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 

@@ -15,12 +15,9 @@ import torchvision
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig, TrainConfig
+from trainer.errors import ModelError
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
-
-
-class ModelError(RuntimeError):
-    """Weights that cannot be had or do not fit; the message says what to do."""
 
 
 class Backbone(nn.Module):

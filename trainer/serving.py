@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.inference import load_trained
-from trainer.predict import predict_face, whole_picture
+from trainer.inference import load_trained, predict_face, whole_picture
 
 
 class LandmarkPredictor:

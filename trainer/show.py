@@ -8,13 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from trainer.annotations import DataError
-from trainer.augment import augment, draw_changes, generator
 from trainer.config import TrainConfig
-from trainer.crops import CropSplit, load_split
-from trainer.settings import ArgumentParser, ConfigError
+from trainer.data.crop_cache import load_split
+from trainer.errors import ConfigError, DataError
+from trainer.settings import ArgumentParser
+from trainer.visualize import draw_face
 
 
 def build_parser() -> ArgumentParser:
@@ -54,22 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cv2.imwrite(str(arguments.out), np.vstack(rows)[..., ::-1])
     print(arguments.out)
     return 0
-
-
-def draw_face(split: CropSplit, index: int, config: TrainConfig, augmented: bool, dots: bool) -> NDArray[np.uint8]:
-    """One face, (S, S, 3) RGB, enlarged to at least 128 pixels a side, with its landmarks."""
-    size, margin = split.size, split.margin
-    picture = split.images[index][margin : margin + size, margin : margin + size]
-    landmarks = split.landmarks[index]
-    if augmented:
-        changes = draw_changes(config.data.augment, generator(config.run.seed, 1, index), size)
-        picture = augment(split.images[index], changes, size)
-        landmarks = changes.move(landmarks, np.array(config.data.landmarks.flip))
-    factor = max(1, -(-128 // size))
-    tile = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    for point in ((landmarks + 0.5) * factor - 0.5)[np.isfinite(landmarks).all(1)] if dots else ():
-        cv2.circle(tile, tuple(int(v) for v in point * 16), max(1, size * factor // 160) * 16, (80, 255, 80), -1, 16, 4)
-    return tile.astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from trainer.config import TrainConfig
-from trainer.crops import load_split
-from trainer.dataset import training_batches
+from trainer.data.batches import training_batches
+from trainer.data.crop_cache import load_split
 from trainer.engine import forward, optimizer_step, start_run
-from trainer.inference import evaluate
+from trainer.evaluation import evaluate
 from trainer.losses import LandmarkLoss
 
 _WARMUP = 3  # batches

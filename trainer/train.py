@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.config import TrainConfig, processes
-from trainer.settings import ArgumentParser, ConfigError
+from trainer.config import TrainConfig
+from trainer.cores import processes
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 
 def build_parser() -> ArgumentParser:
@@ -38,10 +40,10 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         if processes() == 1:
             return _train(*_prepare(arguments.config, arguments.resume, overrides))
-        from trainer import parallel  # imports torch
+        from trainer.runtime import distributed  # imports torch
 
-        with parallel.joined():  # rank 0 reads, and chooses the folder
-            chosen = parallel.on_first(lambda: _prepare(arguments.config, arguments.resume, overrides))
+        with distributed.joined():  # rank 0 reads, and chooses the folder
+            chosen = distributed.on_first(lambda: _prepare(arguments.config, arguments.resume, overrides))
             return _train(*chosen)
     except ConfigError as error:
         parser.error(str(error))
@@ -90,15 +92,13 @@ def _free_folder(parent: Path, name: str) -> Path:
 
 
 def _train(config: TrainConfig, checkpoint: Path | None) -> int:
-    from trainer import engine  # imports torch: --help and a bad setting need not wait for it
-    from trainer.annotations import DataError
-    from trainer.checkpoint import CheckpointError
-    from trainer.model import ModelError
+    from trainer import engine, errors  # imports torch: --help and a bad setting need not wait for it
+    from trainer.errors import CheckpointError, DataError, ModelError
 
     show = _Progress(config.optim.epochs) if sys.stderr.isatty() else None
     try:
         result = engine.train(config, report=show, resume_from=checkpoint)
-    except (DataError, CheckpointError, ModelError, engine.NonFiniteError, OSError) as error:
+    except (DataError, CheckpointError, ModelError, errors.NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     best = f"best val NME {result.best_nme:.4%}" if config.data.train_on == "train" else "trained on train+val"

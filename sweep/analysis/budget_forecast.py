@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from sweep.records import State, TrialRecord
+from sweep.core.trial import State, TrialRecord
 
 _PERSISTENCE = 0.5  # how much of a doubling's gain the next one brings, in logarithms; measured as told above
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.config import SweepConfig
+from sweep.core.config import SweepConfig
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ def measure(config: SweepConfig, number: int, count: int = 6) -> Measured:
         CheckpointError: the weights are not there (see `keep`), or damaged.
         DataError: the validation faces are not there.
     """
-    from trainer.crops import load_split
-    from trainer.inference import evaluate, load_trained, locate
-    from trainer.predict import draw_overlay
-    from trainer.synthetic import ATTRIBUTES
+    from trainer.data.crop_cache import load_split
+    from trainer.evaluation import evaluate
+    from trainer.inference import load_trained, locate
+    from trainer.landmarks import ATTRIBUTES
+    from trainer.visualize import draw_overlay
 
     trained, model = load_trained(config.trial_folder(number), {"run.device": "auto"})
     split = load_split(trained.data, "val")

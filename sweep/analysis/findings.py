@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.loaded import Sweep
-from sweep.records import TrialRecord
-from sweep.reruns import Job
-from trainer.metrics import FACES_FILE, bootstrap_means, interval, mean
+from sweep.analysis.rerun_jobs import Job
+from sweep.analysis.statistics import difference_interval
+from sweep.analysis.sweep_result import Sweep
+from sweep.core.trial import TrialRecord
+from trainer.metrics import bootstrap_means, interval, mean
+from trainer.run_folder import FACES_FILE
 
 REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
 _COMPARED = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # times differ, of course
@@ -38,10 +40,10 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
     Raises:
         ConfigError, DataError, ModelError, DiskFullError, NonFiniteError: as the trainer does.
     """
-    from trainer import checkpoint, engine
+    from trainer import engine, run_folder
 
     folder = sweep.config.rerun_folder(f"repeat-{trial.number:04d}")
-    last = folder / checkpoint.LAST
+    last = folder / run_folder.LAST
     config = sweep.config.best_config(trial.params).replace({"run.output": str(folder)})
     again: dict[int, dict[str, float]] = {}
 
@@ -111,33 +113,6 @@ def _spread(jobs: Sequence[Job], errors: NDArray[np.floating]) -> dict[str, Any]
     return {"trial": jobs[0].of.number, "seeds": used, "nme": values, "mean": float(np.mean(values)), "std": std}
 
 
-def difference_interval(first: NDArray[np.floating], second: NDArray[np.floating]) -> tuple[float, float]:
-    """The 95 % interval of how much larger the mean NME of `second` is, (S, N) each, of the same seeds and faces.
-
-    The faces' part of the variance is that of a bootstrap over faces. The seeds' part is that of their differences,
-    with Student's t: a bootstrap of so few of them is too narrow. One seed gives the faces' part alone.
-    """
-    from scipy.stats import t
-
-    pairs = second - first
-    faces = bootstrap_means(pairs.mean(0)[None])
-    if len(pairs) == 1:
-        return interval(faces)
-    each = np.array([mean(row) for row in pairs])
-    half = float(t.ppf(0.975, len(each) - 1) * np.sqrt(each.var(ddof=1) / len(each) + np.nanvar(faces)))
-    return float(each.mean()) - half, float(each.mean()) + half
-
-
-def likely_difference(std: float, seeds: int) -> float:
-    """What two runs of one config differ by at most, 19 times in 20, given the standard deviation of so many seeds.
-
-    The 97.5 % point of Student's t with seeds - 1 degrees of freedom, times the deviation of a difference of two runs.
-    """
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, seeds - 1)) * 2**0.5 * std
-
-
 def _errors(jobs: Sequence[Job]) -> NDArray[np.floating]:
     """NME of each validation face in each run, (S, N)."""
     return np.stack([np.load(job.folder / FACES_FILE) for job in jobs])
@@ -172,9 +147,10 @@ def read_test(jobs: Sequence[Job]) -> Finding:
     Raises:
         DataError, CheckpointError: as the trainer does.
     """
-    from trainer.crops import load_split
-    from trainer.inference import evaluate, load_trained
-    from trainer.synthetic import ATTRIBUTES
+    from trainer.data.crop_cache import load_split
+    from trainer.evaluation import evaluate
+    from trainer.inference import load_trained
+    from trainer.landmarks import ATTRIBUTES
 
     reports, errors = [], []
     for job in jobs:

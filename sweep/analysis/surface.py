@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
-from sweep.records import TrialRecord
-from sweep.space import Dimension, Params
+from sweep.core.search_space import Dimension
+from sweep.core.trial import Params, TrialRecord
 
 _SMOOTHING = 1e-3  # of log NME; what is left of the seed noise stays
 

@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.config import SweepConfig, load_sweep
-from sweep.events import Event, EventKind, read_events
-from sweep.folder import CONFIG_FILE, EVENTS_FILE, find_sweep
-from sweep.leaderboard import best, rank
-from sweep.records import State, TrialRecord
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.core.trial import State, TrialRecord
+from sweep.search.ranking import best, rank
+from sweep.storage.event_log import Event, EventKind, read_events
+from sweep.storage.sweep_folder import CONFIG_FILE, EVENTS_FILE, find_sweep
 from trainer.config import TrainConfig
-from trainer.settings import ConfigError
+from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd

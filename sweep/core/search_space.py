@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sweep.core.formatting import format_params
+from sweep.core.trial import Params, Value
 from trainer.config import TrainConfig
-from trainer.settings import ConfigError, fields, nearest
+from trainer.errors import ConfigError
+from trainer.settings import fields, nearest
 
 Kind = Literal["uniform", "log_uniform", "int", "log_int", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "log_uniform", "int", "log_int", "choice")
-Value = float | int | str | bool | None
-Params = dict[str, Value]
 _MOST_COMBINATIONS = 500  # checked when a sweep starts
 _MOST_CHOICES = 1000
 _MOST_POINTS = 10_000  # of a grid
@@ -124,21 +125,6 @@ def all_points(dimensions: Sequence[Dimension]) -> list[Params]:
 
 def _values(d: Dimension) -> Sequence[Value]:
     return d.choices if d.kind == "choice" else range(int(d.low), int(d.high) + 1)
-
-
-def short_name(key: str) -> str:
-    """'loss.star_weight' -> 'star_weight', for tables and run names."""
-    return key.rsplit(".", 1)[-1]
-
-
-def format_params(params: Mapping[str, Value]) -> str:
-    """Short text of a trial's parameters, such as 'star_weight=1.2 lr=0.001'."""
-    return " ".join(f"{short_name(k)}={format_value(v)}" for k, v in params.items())
-
-
-def format_value(value: Value) -> str:
-    """Three digits of a number, any other value as it is."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _parse_dimension(key: str, spec: Any) -> Dimension:

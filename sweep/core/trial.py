@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sweep.space import Params
+from trainer.config import TrainConfig
+
+Value = float | int | str | bool | None
+Params = dict[str, Value]
 
 
 class State(StrEnum):
@@ -64,3 +67,17 @@ def keep(group: dict[int, TrialRecord], record: TrialRecord, belongs: bool) -> N
         group[record.number] = record
     else:
         group.pop(record.number, None)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to run: from the start, or from its last checkpoint if its folder has one.
+
+    `pauses` are epochs after which it may have to wait for others, so its whole state must be on disk before each.
+    `saved` tells that it has come to one of them: without its checkpoint it must not begin anew.
+    """
+
+    number: int
+    config: TrainConfig
+    pauses: tuple[int, ...] = ()
+    saved: bool = False

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from sweep.loaded import Sweep, load
-from sweep.secrets import redact
-from trainer.settings import ArgumentParser, ConfigError
+from sweep.analysis.sweep_result import Sweep, load
+from sweep.core.redaction import redact
+from trainer.errors import ConfigError
+from trainer.settings import ArgumentParser
 
 # By name: the modules of some import torch or optuna
 _RESUMABLE = frozenset({"DiskFullError", "StudyStorageError", "ClusterGoneError"})
@@ -93,3 +96,11 @@ def _leave(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def python_command() -> str:
+    """How the user calls this Python: as python if that is it, else by its path, relative where it lies below."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    path = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if path.startswith("..") else path)

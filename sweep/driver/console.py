@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.config import SweepConfig
-from sweep.events import Event, EventKind
-from sweep.leaderboard import best, rank, summary_line
-from sweep.records import State, TrialRecord
-from sweep.space import format_params, format_value, short_name
+from sweep.analysis.leaderboard import summary_line
+from sweep.core.config import SweepConfig
+from sweep.core.formatting import format_params, format_seconds, format_value, short_name
+from sweep.core.trial import State, TrialRecord
+from sweep.search.ranking import best, rank
+from sweep.storage.event_log import Event, EventKind
 
 _STYLES = {
     State.RUNNING: "cyan",
@@ -154,10 +156,26 @@ def results_table(
     return table
 
 
-def format_seconds(seconds: float) -> str:
-    """Such as '45 s', '12 min', '3 h 05 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+class Outlet:
+    """Standard output for as long as somebody takes it: a closed terminal or pipe must not end a sweep."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what lies in its buffer goes there too, at the end
+            os.close(nowhere)

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sweep.config import SweepConfig
-from sweep.leaderboard import summary_line
-from sweep.loaded import load
-from sweep.stop import INTERRUPTED
-from trainer.settings import ConfigError
+from sweep.analysis.leaderboard import summary_line
+from sweep.analysis.sweep_result import load
+from sweep.core.config import SweepConfig
+from sweep.core.stop_request import INTERRUPTED
+from trainer.errors import ConfigError
 
 HELP = (
     "shell command to run when the sweep has ended, failed or was interrupted; it finds STARSWEEP_NAME, _FOLDER, "

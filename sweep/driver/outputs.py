@@ -11,20 +11,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sweep.config import SweepConfig
-from sweep.leaderboard import best, rank
-from sweep.objectives import pareto_front, second_value
-from sweep.records import TrialRecord
-from sweep.repeats import candidates
-from sweep.storage import Storage, StorageError
-from sweep.workplace import TRIAL_LOG
-from trainer.metrics import FACES_FILE
+from sweep.core.config import SweepConfig
+from sweep.core.trial import TrialRecord
+from sweep.search.objectives import pareto_front, second_value
+from sweep.search.ranking import best, rank
+from sweep.search.replicates import candidates
+from sweep.storage.remote_files import Storage, StorageError
+from sweep.storage.sweep_folder import BEST_FILE, LEADERBOARD_FILE, SMALL_FILES
 
 logger = logging.getLogger(__name__)
 
 _PAUSE, _SHARE = 1.0, 20  # seconds from one look at all trials to the next, and how often it must last as long
-LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
-SMALL_FILES = ("config.yaml", "metrics.jsonl", FACES_FILE, TRIAL_LOG)  # of every trial
 
 
 class Results:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from sweep.config import SweepConfig
-from sweep.console import format_seconds
-from sweep.folder import make_projector
-from sweep.packing import Packing, measure_packing, neighbours
-from sweep.resources import check_local
-from sweep.secrets import redact
-from sweep.tracking import TrackingUnavailable, resolve_uri
-from trainer.crops import load_split
+from sweep.core.config import SweepConfig
+from sweep.core.formatting import format_seconds
+from sweep.core.mlflow_uri import resolve_uri
+from sweep.core.redaction import redact
+from sweep.driver.packing import Packing, measure_packing, neighbours
+from sweep.execution.resources import check_local
+from sweep.tracking.artifacts import make_projector
+from sweep.tracking.run_updates import TrackingUnavailable
+from trainer.data.crop_cache import load_split
 from trainer.speed import Speed
 
 _WORTHWHILE = 0.05  # gain from which another packing is recommended

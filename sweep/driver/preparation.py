@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sweep.config import SweepConfig
-from sweep.folder import make_projector
-from sweep.node import prepare_faces
-from sweep.stop import StopRequest
-from sweep.storage import Storage
+from sweep.core.config import SweepConfig
+from sweep.core.stop_request import StopRequest
+from sweep.execution.node_setup import prepare_faces
+from sweep.storage.remote_files import Storage
+from sweep.tracking.artifacts import make_projector
 
 if TYPE_CHECKING:
-    from sweep.cluster import Slots
+    from sweep.execution.resources import Slots
 
 
 def make_ready(
@@ -27,24 +27,24 @@ def make_ready(
         How many trials fit at once, and the hashes of the faces by name.
 
     Raises:
-        ConfigError, DataError, ModelError: as `sweep.session.run_sweep`.
+        ConfigError, DataError, ModelError: as `sweep.driver.session.run_sweep`.
     """
     with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
         preparation = _Preparation(config) if config.ray_address is None else None
-        from sweep import cluster  # imports ray, while the faces are prepared
+        from sweep.execution import node_setup, ray_session, resources  # imports ray, while the faces are prepared
 
         threading.Thread(target=_prepare_mlflow, args=(config, preparation), name="mlflow", daemon=True).start()
-        stack.enter_context(cluster.ray_session(config))
-        slots = cluster.Slots(config)
+        stack.enter_context(ray_session.ray_session(config))
+        slots = resources.Slots(config)
 
         def prepare() -> dict[str, str]:
             slots.wait(lambda: bool(stop))
             if preparation is not None:
                 return preparation.result()
             storage = Storage.of_sweep(config.storage, config.name, config.folder) if config.storage else None
-            return {} if stop else cluster.prepare_nodes(config, storage)
+            return {} if stop else node_setup.prepare_nodes(config, storage)
 
-        return slots, cluster.attended(prepare, stop)
+        return slots, ray_session.attended(prepare, stop)
 
 
 def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> None:
@@ -59,7 +59,7 @@ class _Preparation:
     """Builds the crop cache of the base config in the background, and tries its weights, so that no trial has to."""
 
     def __init__(self, config: SweepConfig) -> None:
-        import trainer.crops  # noqa: F401  # in this thread, before Ray: importing OpenCV resets sys.path
+        import trainer.data.crop_cache  # noqa: F401  # in this thread, before Ray: importing OpenCV resets sys.path
 
         self._config = config.train
         self._hashes: dict[str, str] = {}

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from ray.util import metrics
 
-from sweep.config import SweepConfig
-from sweep.events import Event, EventKind
-from sweep.leaderboard import best
-from sweep.ledger import Ledger
-from sweep.records import State
+from sweep.core.config import SweepConfig
+from sweep.core.trial import State
+from sweep.search.controller import Ledger
+from sweep.search.ranking import best
+from sweep.storage.event_log import Event, EventKind
 
 _SECONDS = 2.0  # between two looks at all trials
 

@@ -5,64 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from sweep.config import SweepConfig
-from sweep.events import Event, EventKind, EventLog
-from sweep.ledger import Assignment
-from sweep.loaded import Sweep
-from sweep.records import State, TrialRecord
-from sweep.results import SMALL_FILES
-from sweep.storage import Storage
-from trainer.config import TrainConfig
-
-SEED, FINAL = "seed", "final"  # purposes
-
-
-@dataclass(frozen=True)
-class Job:
-    """A config to train, as `run` of the sweep's folder reruns/."""
-
-    run: str
-    purpose: str
-    of: TrialRecord
-    config: TrainConfig
-
-    @property
-    def folder(self) -> Path:
-        return Path(str(self.config.run.output))
+from sweep.analysis.rerun_jobs import FINAL, Job
+from sweep.core.config import SweepConfig
+from sweep.core.trial import Assignment, State
+from sweep.storage.event_log import Event, EventKind, EventLog
+from sweep.storage.remote_files import Storage
+from sweep.storage.sweep_folder import SMALL_FILES
 
 
 @dataclass
 class _Progress:
     started: float
     history: dict[int, dict[str, float]] = field(default_factory=dict)
-
-
-def seed_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
-    """The trial again with the next `seeds` seeds after the sweep's own, which chose the winner and so flatters it."""
-    base = sweep.config.train.run.seed
-    return [_job(sweep, SEED, trial, base + i, {}) for i in range(1, seeds + 1)]
-
-
-def final_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
-    """The trial's config trained on train + val, with `seeds` seeds from the sweep's own on."""
-    base = sweep.config.train.run.seed
-    return [_job(sweep, FINAL, trial, base + i, {"data.train_on": "train+val"}) for i in range(seeds)]
-
-
-def _job(sweep: Sweep, purpose: str, trial: TrialRecord, seed: int, changes: dict[str, object]) -> Job:
-    run = f"{purpose}-{trial.number:04d}-{seed}"
-    folder = sweep.config.rerun_folder(run)
-    config = sweep.config.best_config(trial.params).replace({**changes, "run.seed": seed, "run.output": str(folder)})
-    return Job(run, purpose, trial, config)
-
-
-def is_done(job: Job, sweep: Sweep, needed: str) -> bool:
-    """Whether the job was carried out before, with the same config, and the file that is `needed` of it is there."""
-    known = sweep.reruns.get(job.run)
-    same = known is not None and known.state is State.COMPLETE and known.config.identity() == job.config.identity()
-    return same and (job.folder / needed).exists()
 
 
 class Reruns:
@@ -157,23 +112,23 @@ def run_jobs(config: SweepConfig, jobs: Sequence[Job], log: EventLog, show: Call
         KeyboardInterrupt: stopped by the user; the same call goes on.
         ConfigError, DiskFullError, StorageError, ClusterGoneError: as for a sweep.
     """
-    from sweep import cluster, executor  # imports ray
-    from sweep.stop import StopRequest
+    from sweep.core.stop_request import StopRequest
+    from sweep.execution import ray_session, resources, tune_executor  # imports ray
 
     storage = None
     if config.storage is not None:  # of this sweep alone, also among those of its name
         begun = next(event.time for event, _ in log.read())
         storage = Storage.of_sweep(config.storage, f"{config.name}-reruns-{begun:.0f}", config.folder)
     reruns = Reruns(jobs, log, show, storage)
-    with StopRequest() as stop, cluster.ray_session(config):
+    with StopRequest() as stop, ray_session.ray_session(config):
         stop.listen()  # again: Ray has put handlers of its own in place
-        slots = cluster.Slots(config)
+        slots = resources.Slots(config)
 
         def train() -> None:
             slots.wait(lambda: bool(stop))
-            executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop, storage)
+            tune_executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop, storage)
 
-        cluster.attended(train, stop)
+        ray_session.attended(train, stop)
     if stop.by_user:
         raise KeyboardInterrupt
     return reruns.failures

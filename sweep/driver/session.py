@@ -12,39 +12,42 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sweep import hook, leaderboard
-from sweep.config import SweepConfig
-from sweep.console import Board, results_table
-from sweep.events import Event, EventKind, EventLog
-from sweep.folder import (
+from sweep.analysis import leaderboard
+from sweep.analysis.budget_forecast import doubling_text
+from sweep.core.config import SweepConfig
+from sweep.core.mlflow_uri import resolve_uri
+from sweep.core.provenance import provenance
+from sweep.core.redaction import redact
+from sweep.core.stop_request import INTERRUPTED, StopRequest
+from sweep.core.trial import TrialRecord
+from sweep.driver import end_hook
+from sweep.driver.command_line import python_command
+from sweep.driver.console import Board, results_table
+from sweep.driver.log_file import logging_into
+from sweep.driver.outputs import Results
+from sweep.driver.preparation import make_ready
+from sweep.execution.resources import check_local
+from sweep.search import ranking
+from sweep.search.controller import Ledger
+from sweep.search.study import Study, StudyMismatchError, StudyStorageError
+from sweep.storage.event_log import Event, EventKind, EventLog
+from sweep.storage.remote_files import Storage
+from sweep.storage.sweep_folder import (
+    BEST_FILE,
     CONFIG_FILE,
     EVENTS_FILE,
+    LEADERBOARD_FILE,
     LOG_FILE,
     REPORT_FILE,
     locked,
-    logging_into,
-    make_projector,
-    mlflow_page,
-    python_command,
 )
-from sweep.forecast import doubling_text
-from sweep.ledger import Ledger
-from sweep.preparation import make_ready
-from sweep.provenance import provenance
-from sweep.records import TrialRecord
-from sweep.resources import check_local
-from sweep.results import BEST_FILE, LEADERBOARD_FILE, Results
-from sweep.secrets import redact
-from sweep.stop import INTERRUPTED, StopRequest
-from sweep.storage import Storage
-from sweep.study import Study, StudyMismatchError, StudyStorageError
-from sweep.tracking import resolve_uri
-from sweep.writer import BackgroundWriter
-from trainer.disk import writing
-from trainer.settings import ConfigError
+from sweep.tracking.artifacts import make_projector, mlflow_page
+from sweep.tracking.background_writer import BackgroundWriter
+from trainer.errors import ConfigError
+from trainer.runtime.disk import writing
 
 if TYPE_CHECKING:
-    from sweep.cluster import Slots
+    from sweep.execution.resources import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
     _conclude(config, records, console, command, sent, stop)
     if stop.by_user:
         return INTERRUPTED
-    return 0 if stop or leaderboard.best(records) else 1
+    return 0 if stop or ranking.best(records) else 1
 
 
 def _run_opened(
@@ -126,8 +129,8 @@ def _run_trials(
     console: Console,
     storage: Storage | None,
 ) -> None:
-    from sweep import cluster, executor
-    from sweep.gauges import Gauges
+    from sweep.driver.prometheus import Gauges
+    from sweep.execution import ray_session, tune_executor
 
     gauges = Gauges(config, ledger, lambda: slots.last, lambda: writer.lag)
     board = Board(config, lambda: ledger.records, lambda: slots.last, lambda: writer.lag, console)
@@ -142,7 +145,7 @@ def _run_trials(
     ledger.listen(heed)
     with board:
         try:
-            cluster.attended(lambda: executor.execute(config, ledger, slots, stop, storage), stop)
+            ray_session.attended(lambda: tune_executor.execute(config, ledger, slots, stop, storage), stop)
         finally:
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
 
@@ -165,7 +168,7 @@ def _open_study(config: SweepConfig) -> Study:
 def _write_report(config: SweepConfig, stop: StopRequest, *, anew: bool) -> None:
     """The report of the sweep as its log is now, unless there is nothing new; who interrupts does not want to wait."""
     if not stop.by_user and (anew or not (config.folder / REPORT_FILE).exists()):
-        from sweep.report import refresh_report  # imports Plotly and torch: not before training is over
+        from sweep.reporting.html_report import refresh_report  # imports Plotly and torch: not before training is over
 
         refresh_report(config)
 
@@ -175,7 +178,7 @@ def _sweep_started(config: SweepConfig, command: str, hashes: dict[str, str]) ->
         provenance()
         | hashes
         | {
-            "command": redact(hook.hidden(command)),
+            "command": redact(end_hook.hidden(command)),
             "sampler": json.dumps(config.sampler.model_dump() | {"seed": config.seed}),
             "pruner": json.dumps(config.pruner.model_dump()),
             "config.hash": config.train.identity(),
@@ -199,7 +202,7 @@ def _warn_of_other_versions(log: EventLog, tags: Mapping[str, str]) -> None:
 
 def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
     records = ledger.records
-    winner = leaderboard.best(records)
+    winner = ranking.best(records)
     files = [LEADERBOARD_FILE] + ([BEST_FILE] if winner else [])
     files += [REPORT_FILE] if (config.folder / REPORT_FILE).exists() else []
     data = {
@@ -218,7 +221,7 @@ def _conclude(
     config: SweepConfig, records: list[TrialRecord], console: Console, command: str, sent: bool, stop: StopRequest
 ) -> None:
     """Prints the leaderboard and what can be done next."""
-    ranked = leaderboard.rank(records)
+    ranked = ranking.rank(records)
     console.print(results_table(config, ranked[:10], title=f"sweep {config.name}: best {min(10, len(ranked))}"))
 
     def say(text: str) -> None:
@@ -242,7 +245,7 @@ def _conclude(
     if not sent:
         again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
         say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}{again}")
-    if leaderboard.best(records):
+    if ranking.best(records):
         say(f"rerun the best:     {python} -m sweep.rerun {shlex.quote(folder)}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")

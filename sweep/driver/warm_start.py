@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep.config import SweepConfig, load_sweep
-from sweep.folder import CONFIG_FILE, EVENTS_FILE, find_sweep
-from sweep.loaded import Sweep, load
-from sweep.repeats import contenders
-from sweep.space import Params, active, check_params
+from sweep.analysis.sweep_result import Sweep, load
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
+from sweep.core.search_space import active, check_params
+from sweep.core.trial import Params
+from sweep.search.replicates import contenders
+from sweep.storage.sweep_folder import CONFIG_FILE, EVENTS_FILE, find_sweep
 from trainer import settings
-from trainer.settings import ConfigError
+from trainer.errors import ConfigError
 
 _BEST = 3  # configurations of each earlier sweep
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from sweep.stop import StopRequest
+from sweep.core.stop_request import StopRequest
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""python -m sweep.member ...: `ray ...` on this machine, for as long as whoever started it holds its standard input.
+"""python -m sweep.execution.join_cluster ...: `ray ...` on this machine, while its starter holds its standard input.
 
 It leaves nothing behind: Ray's agents, whose raylet is gone because the head is, would look for the head for minutes.
 """

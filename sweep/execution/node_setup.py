@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 
-from sweep.storage import Storage
+from sweep.core.config import SweepConfig
+from sweep.execution.resources import fitting
+from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
-from trainer.settings import ConfigError
+from trainer.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _DECISIVE = ("torch", "torchvision", "numpy", "opencv-python-headless")  # of what numbers depend on
 
@@ -23,8 +29,7 @@ def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) 
     Returns:
         {"data.hash.train": ..., "data.hash.val": ..., "version.torch": ...}, or {"error": what is wrong}.
     """
-    from trainer.annotations import DataError
-    from trainer.model import ModelError
+    from trainer.errors import DataError, ModelError
 
     config = TrainConfig.from_tree(tree)
     found = {f"version.{name}": version(name) for name in _DECISIVE}
@@ -47,7 +52,7 @@ def prepare_faces(config: TrainConfig) -> dict[str, str]:
     Raises:
         DataError, ModelError: faces or weights are missing or faulty.
     """
-    from trainer.crops import load_split
+    from trainer.data.crop_cache import load_split
 
     hashes = {f"data.hash.{split}": load_split(config.data, split).fingerprint() for split in ("train", "val")}
     if config.model.pretrained != "none":
@@ -55,3 +60,42 @@ def prepare_faces(config: TrainConfig) -> dict[str, str]:
 
         build_model(config)
     return hashes
+
+
+def prepare_nodes(config: SweepConfig, storage: Storage | None) -> dict[str, str]:
+    """Has every machine with room for a trial build its crop cache and try what trials need.
+
+    Returns:
+        The hashes of the faces, which are the same everywhere.
+
+    Raises:
+        ConfigError: names the machine on which something is missing, or has other faces.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from sweep.execution.ray_session import _machines
+
+    probe = config.folder / f".seen-{uuid.uuid4().hex[:8]}"
+    probe.touch()
+    task = ray.remote(max_calls=1)(prepare_node)  # what it imports is not to stay in an idle process
+    nodes = [node for node, cpus, gpus in _machines() if fitting(config.resources, cpus, gpus)]
+    try:
+        asked = [
+            task.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(config.train.tree(), storage, probe)
+            for node in nodes
+        ]
+        found = ray.get(asked)
+    finally:
+        probe.unlink(missing_ok=True)
+    for node, answer in zip(nodes, found, strict=True):
+        if "error" in answer:
+            raise ConfigError(f"machine {node['NodeManagerAddress']}: {answer['error']}")
+        if changed := [key for key, value in answer.items() if found[0].get(key) != value]:
+            names = f"{nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']}"
+            if any(key.startswith("data.") for key in changed):
+                raise ConfigError(f"machines {names} have different faces ({', '.join(changed)})")
+            logger.warning("machines %s differ in %s: numbers may differ in their last digits", names, changed)
+    return {key: value for key, value in (found[0] if found else {}).items() if key.startswith("data.")}

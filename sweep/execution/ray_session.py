@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweep import head
+from sweep.execution import head_watchdog
 
 os.environ.update(  # before ray is imported
     RAY_TRAIN_V2_ENABLED="1",
@@ -23,29 +22,25 @@ os.environ.update(  # before ray is imported
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     RAY_prestart_worker_first_driver="false",  # none of these would be used: Tune's workers have an own environment
 )
-os.environ[head.RAYS_PATIENCE] = str(int(head.PATIENCE) + 120)  # Ray would end this process without a word
+# Ray would end this process without a word
+os.environ[head_watchdog.RAYS_PATIENCE] = str(int(head_watchdog.PATIENCE) + 120)
 
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray.autoscaler.sdk import request_resources
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweep.config import SweepConfig
-from sweep.head import ClusterGoneError
-from sweep.node import prepare_node
-from sweep.resources import fitting, limit_slots
-from sweep.stop import StopRequest
-from sweep.storage import Storage
-from trainer.settings import ConfigError
+from sweep.core.config import SweepConfig
+from sweep.core.stop_request import StopRequest
+from sweep.execution.head_watchdog import ClusterGoneError
+from trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_FRESH = 2.0  # seconds that a count of the machines is good for
 _JOINING = 120.0  # seconds that this machine has to join a cluster
 _STARTS = 5  # of Ray on this machine, if each but the last is too slow
-_PACKAGES = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "trainer")]
+_PACKAGES = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "trainer")]
 
 
 @contextlib.contextmanager
@@ -105,8 +100,8 @@ def _start(options: dict[str, Any]) -> None:
 
 
 def attended(work: Callable[[], T], stop: StopRequest) -> T:
-    """Does the work, which calls Ray; see `sweep.head.attended`."""
-    return head.attended(work, ray.get_runtime_context().gcs_address, stop)
+    """Does the work, which calls Ray; see `sweep.execution.head_watchdog.attended`."""
+    return head_watchdog.attended(work, ray.get_runtime_context().gcs_address, stop)
 
 
 @contextlib.contextmanager
@@ -138,7 +133,7 @@ def _membership(address: str) -> Iterator[None]:
         raise ConfigError(f"ray_address = {address!r}: no cluster answers there ({error})") from None
     words = [
         "-m",
-        "sweep.member",
+        "sweep.execution.join_cluster",
         "start",
         f"--address={address}",
         f"--node-ip-address={own}",
@@ -190,80 +185,7 @@ def _to_log_file(chatter: logging.Logger) -> None:
     chatter.propagate = False
 
 
-class Slots:
-    """How many trials fit at once on the machines of the Ray session, as these come and go.
-
-    Attributes:
-        last: the number when it was last asked for, without asking.
-    """
-
-    def __init__(self, config: SweepConfig) -> None:
-        self._config = config
-        self._counted, self.last = -_FRESH, 0
-
-    def __call__(self) -> int:
-        """The number now; 0 while no machine is there that has room for a trial."""
-        if time.monotonic() - self._counted >= _FRESH:
-            count = 0
-            with contextlib.suppress(ConfigError):
-                count = self._limit()
-            self._counted, self.last = time.monotonic(), count
-        return self.last
-
-    def wait(self, asked_to_stop: Callable[[], bool]) -> None:
-        """Waits for the first machine with room for a trial; raises as `limit_slots` where none can come."""
-        warned = False
-        while not asked_to_stop():
-            try:
-                self._limit()
-                return
-            except ConfigError as error:
-                if self._config.ray_address is None:
-                    raise
-                if not warned:
-                    logger.warning("%s; waiting for a machine that has the room", error)
-                    warned = True
-            time.sleep(0.5)
-
-    def _limit(self) -> int:
-        return limit_slots(self._config, [(cpus, gpus) for _, cpus, gpus in _machines()])
-
-
 def _machines() -> list[tuple[dict[str, Any], float, float]]:
     """Machines that are alive: (what Ray knows of it, CPUs, GPUs)."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     return [(node, node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]
-
-
-def prepare_nodes(config: SweepConfig, storage: Storage | None) -> dict[str, str]:
-    """Has every machine with room for a trial build its crop cache and try what trials need.
-
-    Returns:
-        The hashes of the faces, which are the same everywhere.
-
-    Raises:
-        ConfigError: names the machine on which something is missing, or has other faces.
-    """
-    probe = config.folder / f".seen-{uuid.uuid4().hex[:8]}"
-    probe.touch()
-    task = ray.remote(max_calls=1)(prepare_node)  # what it imports is not to stay in an idle process
-    nodes = [node for node, cpus, gpus in _machines() if fitting(config.resources, cpus, gpus)]
-    try:
-        asked = [
-            task.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(config.train.tree(), storage, probe)
-            for node in nodes
-        ]
-        found = ray.get(asked)
-    finally:
-        probe.unlink(missing_ok=True)
-    for node, answer in zip(nodes, found, strict=True):
-        if "error" in answer:
-            raise ConfigError(f"machine {node['NodeManagerAddress']}: {answer['error']}")
-        if changed := [key for key, value in answer.items() if found[0].get(key) != value]:
-            names = f"{nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']}"
-            if any(key.startswith("data.") for key in changed):
-                raise ConfigError(f"machines {names} have different faces ({', '.join(changed)})")
-            logger.warning("machines %s differ in %s: numbers may differ in their last digits", names, changed)
-    return {key: value for key, value in (found[0] if found else {}).items() if key.startswith("data.")}

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from sweep.config import ResourcesConfig, SweepConfig
-from trainer.config import available_cores
-from trainer.settings import ConfigError
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from sweep.core.config import ResourcesConfig, SweepConfig
+from trainer.cores import available_cores
+from trainer.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+_FRESH = 2.0  # seconds that a count of the machines is good for
 
 
 def fitting(resources: ResourcesConfig, cpus: float, gpus: float) -> int:
@@ -47,3 +55,44 @@ def _count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+class Slots:
+    """How many trials fit at once on the machines of the Ray session, as these come and go.
+
+    Attributes:
+        last: the number when it was last asked for, without asking.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._counted, self.last = -_FRESH, 0
+
+    def __call__(self) -> int:
+        """The number now; 0 while no machine is there that has room for a trial."""
+        if time.monotonic() - self._counted >= _FRESH:
+            count = 0
+            with contextlib.suppress(ConfigError):
+                count = self._limit()
+            self._counted, self.last = time.monotonic(), count
+        return self.last
+
+    def wait(self, asked_to_stop: Callable[[], bool]) -> None:
+        """Waits for the first machine with room for a trial; raises as `limit_slots` where none can come."""
+        warned = False
+        while not asked_to_stop():
+            try:
+                self._limit()
+                return
+            except ConfigError as error:
+                if self._config.ray_address is None:
+                    raise
+                if not warned:
+                    logger.warning("%s; waiting for a machine that has the room", error)
+                    warned = True
+            time.sleep(0.5)
+
+    def _limit(self) -> int:
+        from sweep.execution.ray_session import _machines
+
+        return limit_slots(self._config, [(cpus, gpus) for _, cpus, gpus in _machines()])

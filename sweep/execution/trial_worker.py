@@ -13,12 +13,12 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweep.config import ResourcesConfig
-from sweep.storage import Storage
-from sweep.workplace import Workplace
+from sweep.core.config import ResourcesConfig
+from sweep.execution.trial_workspace import Workplace
+from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
-from trainer.disk import DiskFullError, writing
-from trainer.settings import ConfigError
+from trainer.errors import ConfigError, DiskFullError
+from trainer.runtime.disk import writing
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _train(
     """The part of one process; of several, only the `first` one touches the trial's folder."""
     _import_trainer()
     from trainer import engine
-    from trainer.process import release_memory
+    from trainer.runtime.process import release_memory
 
     release_memory()  # of the trial before; not at its end, where the frames of a stopped trial still hold its network
     number, config = assignment[TRIAL], TrainConfig.from_tree(assignment["config"])
@@ -108,10 +108,7 @@ def _train(
 
 def _end_of(train: Callable[[], None], number: int) -> dict[str, str]:
     """Trains, and says how that ended where a repetition would end alike; raises anything else."""
-    from trainer.annotations import DataError
-    from trainer.checkpoint import CheckpointError
-    from trainer.engine import NonFiniteError
-    from trainer.model import ModelError
+    from trainer.errors import CheckpointError, DataError, ModelError, NonFiniteError
 
     end = {ENDED: DONE}
     try:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sweep.storage import Mirror, Storage
+from sweep.storage.remote_files import Storage
+from sweep.storage.sweep_folder import HUNG_FILE, TRIAL_LOG
+from sweep.storage.trial_mirror import Mirror
 from trainer.config import TrainConfig
-from trainer.metrics import FACES_FILE
+from trainer.run_folder import FACES_FILE
 
-HUNG_FILE = "hung.txt"  # in a trial's folder: where it was when it had reported nothing for nearly too long
-TRIAL_LOG = "trial.log"  # in a trial's folder: what became of it, wherever it ran
 _LAST, _BEST = "last.pt", "best.pt"
 _LEAVING = 5.0  # seconds that a worker whose trial was paused has to leave its folder
 _CUT_OFF = 300.0  # seconds that one on a machine that is cut off may still hold it: Ray ends it after three minutes

@@ -26,7 +26,7 @@ os.environ.update(  # before ray.tune is imported
     RAY_AIR_NEW_OUTPUT="0",
 )
 
-import sweep.cluster  # noqa: F401  # isort: skip  # sets what ray reads when it is imported
+import sweep.execution.ray_session  # noqa: F401  # isort: skip  # sets what ray reads when it is imported
 
 import ray
 from ray import tune
@@ -37,14 +37,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweep import trainable
-from sweep.config import SweepConfig
-from sweep.ledger import Assignment
-from sweep.records import State
-from sweep.stop import StopRequest
-from sweep.storage import CREDENTIALS, Storage
-from sweep.workplace import HUNG_FILE
-from trainer.disk import DiskFullError
+from sweep.core.config import SweepConfig
+from sweep.core.stop_request import StopRequest
+from sweep.core.trial import Assignment, State
+from sweep.execution import trial_worker
+from sweep.storage.remote_files import CREDENTIALS, Storage
+from sweep.storage.sweep_folder import HUNG_FILE
+from trainer.errors import DiskFullError
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 
 
 class Work(Protocol):
-    """What the executor needs of a `sweep.ledger.Ledger`, or of whoever else has something to train."""
+    """What the executor needs of a `sweep.search.controller.Ledger`, or of whoever else has something to train."""
 
     @property
     def live(self) -> int: ...
@@ -93,7 +92,7 @@ def execute(
     if config.resources.workers > 1:  # Ray Train asks for what they need; the trial itself only waits for them
         asked = {"memory": 1}
     # not in a trial's config, which Ray writes down: storage holds credentials
-    run_trial = tune.with_parameters(trainable.run_trial, storage=storage, resources=config.resources)
+    run_trial = tune.with_parameters(trial_worker.run_trial, storage=storage, resources=config.resources)
     try:
         tune.Tuner(
             tune.with_resources(run_trial, asked),
@@ -160,11 +159,11 @@ class _Suggestions(_OfThisProcess, Searcher):
         if assignment is None:  # what still runs may give work for others
             return None if self._ledger.live else str(Searcher.FINISHED)
         return {
-            trainable.TRIAL: assignment.number,
-            trainable.PAUSES: list(assignment.pauses),
-            trainable.SAVED: assignment.saved,
+            trial_worker.TRIAL: assignment.number,
+            trial_worker.PAUSES: list(assignment.pauses),
+            trial_worker.SAVED: assignment.saved,
             "config": assignment.config.tree(),
-            trainable.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
+            trial_worker.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -186,22 +185,22 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
 
     @_guarded(str(TrialScheduler.CONTINUE))
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        number = result[trainable.TRIAL]
-        if trainable.ENDED in result:
+        number = result[trial_worker.TRIAL]
+        if trial_worker.ENDED in result:
             self._end(number, result)
             return str(TrialScheduler.CONTINUE)  # the function is about to return by itself
-        goes_on = self._ledger.report(number, result[trainable.EPOCH], dict(result[trainable.METRICS]))
+        goes_on = self._ledger.report(number, result[trial_worker.EPOCH], dict(result[trial_worker.METRICS]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
-        if result[trainable.ENDED] == trainable.DISK_FULL:
-            raise DiskFullError(result[trainable.REASON])
+        if result[trial_worker.ENDED] == trial_worker.DISK_FULL:
+            raise DiskFullError(result[trial_worker.REASON])
         states = {
-            trainable.DONE: State.COMPLETE,
-            trainable.DIVERGED: State.DIVERGED,
-            trainable.FAILED: State.FAILED,
+            trial_worker.DONE: State.COMPLETE,
+            trial_worker.DIVERGED: State.DIVERGED,
+            trial_worker.FAILED: State.FAILED,
         }
-        self._ledger.end(number, states[result[trainable.ENDED]], result.get(trainable.REASON))
+        self._ledger.end(number, states[result[trial_worker.ENDED]], result.get(trial_worker.REASON))
 
 
 class _Failures(_OfThisProcess, tune.Callback):
@@ -239,13 +238,13 @@ class _Failures(_OfThisProcess, tune.Callback):
 
     @_guarded(None)
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        logger.warning("trial %d starts again: %s", trial.config[trainable.TRIAL], self._reason(trial))
-        self._ledger.note_retry(trial.config[trainable.TRIAL], trial.num_failures)
+        logger.warning("trial %d starts again: %s", trial.config[trial_worker.TRIAL], self._reason(trial))
+        self._ledger.note_retry(trial.config[trial_worker.TRIAL], trial.num_failures)
 
     @_guarded(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Not the scheduler's method of this name, which Ray also calls before a retry
-        self._ledger.end(trial.config[trainable.TRIAL], State.FAILED, self._reason(trial))
+        self._ledger.end(trial.config[trial_worker.TRIAL], State.FAILED, self._reason(trial))
 
     def _reason(self, trial: Trial) -> str:
         self._silence.pop(trial, None)

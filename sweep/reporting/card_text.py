@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from sweep.evidence import repeat_text, seeds_text
-from sweep.loaded import Sweep
-from sweep.space import format_params
+from sweep.analysis.findings import repeat_text, seeds_text
+from sweep.analysis.sweep_result import Sweep
+from sweep.core.formatting import format_params
 from trainer.config import TrainConfig
 
 DATASETS = {"synthetic": "synthetic faces", "wflw": "WFLW", "w300": "300-W style", "coco": "COCO style"}

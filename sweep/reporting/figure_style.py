@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sweep.records import TrialRecord
-from sweep.space import format_params
+from sweep.core.formatting import format_params
+from sweep.core.trial import TrialRecord
 
 COLOURS = {
     "COMPLETE": "#2a7f3f",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sweep.evidence import final_text, likely_difference, repeat_text, seeds_text, spread_text
-from sweep.loaded import Sweep
-from sweep.records import State
-from sweep.space import format_params
+from sweep.analysis.findings import final_text, repeat_text, seeds_text, spread_text
+from sweep.analysis.statistics import likely_difference
+from sweep.analysis.sweep_result import Sweep
+from sweep.core.formatting import format_params
+from sweep.core.trial import State
 from trainer.landmarks import Layout
 
 SURFACE = (

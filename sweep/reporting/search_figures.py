@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.loaded import Sweep
-from sweep.plot_style import COLOURS, LINES, SYMBOLS, figure, finite, label, nice_ticks
-from sweep.records import State, TrialRecord
-from sweep.sampling import distribution
-from sweep.space import Dimension, filled, short_name
-from sweep.surface import Surface
+from sweep.analysis.surface import Surface
+from sweep.analysis.sweep_result import Sweep
+from sweep.core.formatting import short_name
+from sweep.core.search_space import Dimension, filled
+from sweep.core.trial import State, TrialRecord
+from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, nice_ticks
+from sweep.search.samplers import distribution
 
 _GRID = 60  # points a side of the response surface
 _BOOTSTRAPS = 40

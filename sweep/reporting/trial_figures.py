@@ -12,12 +12,13 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sweep.loaded import Span, Sweep
-from sweep.objectives import pareto_front, second_value
-from sweep.plot_style import COLOURS, LINES, SYMBOLS, figure, finite, label, log_axis
-from sweep.records import State
-from sweep.surface import Surface, random_search
-from trainer.metrics import FACES_FILE, ced
+from sweep.analysis.surface import Surface, random_search
+from sweep.analysis.sweep_result import Span, Sweep
+from sweep.core.trial import State
+from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, log_axis
+from sweep.search.objectives import pareto_front, second_value
+from trainer.metrics import ced
+from trainer.run_folder import FACES_FILE
 
 KNOWN = " (known before)"  # how a baseline is named
 _IDLE = 60.0  # seconds in which nothing ran that the timeline cuts out

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
-from sweep.allocation import Step, keeps_running, next_step, pauses, worst_paused
-from sweep.config import SweepConfig
-from sweep.events import Event, EventKind
-from sweep.objectives import broken_limit
-from sweep.pictures import CED_FILE
-from sweep.pruning import should_prune
-from sweep.records import State, TrialRecord
-from sweep.study import Study
-from trainer.config import TrainConfig
+from sweep.core.config import SweepConfig
+from sweep.core.trial import Assignment, State, TrialRecord
+from sweep.search.objectives import broken_limit
+from sweep.search.pruners import should_prune
+from sweep.search.scheduler import Step, keeps_running, next_step, worst_paused
+from sweep.search.study import Study
+from sweep.search.trial_table import pauses
+from sweep.storage.event_log import Event, EventKind
+from sweep.storage.sweep_folder import CED_FILE
 
 OBJECTIVE = "best_nme"
 
@@ -31,20 +30,6 @@ class Log(Protocol):
     def append(self, event: Event) -> None: ...
 
     def read(self) -> Iterable[tuple[Event, int]]: ...
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A trial to run: from the start, or from its last checkpoint if its folder has one.
-
-    `pauses` are epochs after which it may have to wait for others, so its whole state must be on disk before each.
-    `saved` tells that it has come to one of them: without its checkpoint it must not begin anew.
-    """
-
-    number: int
-    config: TrainConfig
-    pauses: tuple[int, ...] = ()
-    saved: bool = False
 
 
 class Ledger:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.records import TrialRecord
+from sweep.core.trial import TrialRecord
 
 Curve = Mapping[int, float]
 _ROOM = 1024  # trials at first; doubled when needed

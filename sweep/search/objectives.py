@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sweep.config import LimitsConfig
-from sweep.records import State, TrialRecord
+from sweep.core.config import LimitsConfig
+from sweep.core.trial import State, TrialRecord
 from trainer.config import TrainConfig
 
 _METRIC = {"fr10": "val/fr10", "images_per_second": "images_per_second"}

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from sweep.config import PrunerConfig
+from sweep.core.config import PrunerConfig
 
 Curve = Mapping[int, float]  # epoch (from 1) -> best validation NME so far
 

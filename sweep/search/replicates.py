@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sweep.config import RepeatsConfig
-from sweep.records import State, TrialRecord
+from sweep.core.config import RepeatsConfig
+from sweep.core.trial import State, TrialRecord
 
 _CONFIDENCE = 0.95  # that a candidate is worse, before it is left out
 
@@ -40,20 +40,6 @@ def contenders(records: Iterable[TrialRecord]) -> list[Contender]:
                 first[r.number] = r
     found = [Contender(trial, tuple(runs[number])) for number, trial in first.items()]
     return sorted(found, key=lambda c: (len(c.nmes) < 2, c.mean, c.trial.number))
-
-
-def mean_interval(runs: Sequence[float], spread: float, freedom: int) -> tuple[float, float]:
-    """The 95 % interval of a mean, by Student's t.
-
-    Args:
-        runs: the values.
-        spread: standard deviation of one.
-        freedom: degrees of freedom it was estimated with, 1 or more.
-    """
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + _CONFIDENCE) / 2, freedom)) * spread / math.sqrt(len(runs))
-    return fmean(runs) - half, fmean(runs) + half
 
 
 def pooled_spread(found: Iterable[Contender]) -> tuple[float, int]:

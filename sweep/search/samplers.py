@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.config import SamplerConfig, SweepConfig
-from sweep.objectives import costs
-from sweep.promises import Promises, by_number
-from sweep.records import State, TrialRecord, keep
-from sweep.space import Dimension, Params, filled
+from sweep.core.config import SamplerConfig, SweepConfig
+from sweep.core.search_space import Dimension, filled
+from sweep.core.trial import Params, State, TrialRecord, keep
+from sweep.search.curve_forecast import Promises, by_number
+from sweep.search.objectives import costs
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -17,14 +17,14 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from sweep.allocation import next_step
-from sweep.config import SweepConfig, differences
-from sweep.patience import Patience
-from sweep.records import State, TrialRecord
-from sweep.sampling import Past, distribution, draw
-from sweep.secrets import redact
-from sweep.space import Params, active
-from sweep.trials import Trials
+from sweep.core.config import SweepConfig, differences
+from sweep.core.redaction import redact
+from sweep.core.retry import Patience
+from sweep.core.search_space import active
+from sweep.core.trial import Params, State, TrialRecord
+from sweep.search.samplers import Past, distribution, draw
+from sweep.search.scheduler import next_step
+from sweep.search.trial_table import Trials
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from sweep.config import SweepConfig
-from sweep.pruning import Rung, bracket, rungs
-from sweep.records import State, TrialRecord, keep
+from sweep.core.config import SweepConfig
+from sweep.core.trial import State, TrialRecord, keep
+from sweep.search.pruners import Rung, bracket, rungs
 
 
 class Trials(Sequence[TrialRecord]):

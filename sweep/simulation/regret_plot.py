@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.simulation import History
+from sweep.simulation.simulator import History
 
 
 def draw(sweeps: Mapping[str, Sequence[History]], best: float, path: Path) -> None:

@@ -8,6 +8,7 @@ epoch as the driver's clock gave them; they may go backwards where that clock wa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -205,3 +206,33 @@ class EventLog:
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             os.ftruncate(self._fd, whole)
+
+
+def identify(log_path: Path) -> tuple[str, str]:
+    """A sweep's id, the same for as long as its log lives and never that of another sweep, and its name.
+
+    Both are empty while nothing is logged. A name alone would not do: a sweep that is deleted and begun again under the
+    same name must not end up in the old runs.
+
+    Raises:
+        ValueError: The log does not begin with the start of the sweep.
+    """
+    if not log_path.exists():
+        return "", ""
+    for event, end in read_events(log_path):
+        if event.kind is not EventKind.SWEEP_STARTED:
+            raise ValueError(f"{log_path}: must begin with sweep_started, but begins with {event.kind}")
+        with log_path.open("rb") as file:
+            return hashlib.sha256(file.read(end)).hexdigest()[:16], str(event.data["name"])
+    return "", ""
+
+
+def best_facts(log_path: Path, trial: int) -> tuple[dict[str, Any], float | None]:
+    """The searched parameters and the best NME of a trial, from the whole log."""
+    params: dict[str, Any] = {}
+    best_nme: float | None = None
+    for event, _ in read_events(log_path):
+        if event.trial == trial:
+            params = dict(event.data.get("params", params))
+            best_nme = event.data.get("best_nme", best_nme)
+    return params, best_nme

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from sweep.patience import Patience
-from sweep.secrets import redact
+from sweep.core.redaction import redact
+from sweep.core.retry import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,6 @@ _OWNER = "owner"  # beside a trial's files: who may write them
 
 class StorageError(OSError):
     """The storage cannot be used; the message names it."""
-
-
-class SupersededError(RuntimeError):
-    """Another worker has taken the trial over, since this one was taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -185,49 +181,3 @@ class Storage:
 
     def _named(self, error: OSError) -> StorageError:
         return StorageError(f"storage {redact(self.uri)} cannot be used: {redact(str(error)).splitlines()[0][:300]}")
-
-
-class Mirror:
-    """The copy in the storage of one trial's folder on this machine.
-
-    Args:
-        storage: where the copy is.
-        path: the trial's folder as the driver names it.
-        folder: the trial's folder on this machine.
-    """
-
-    def __init__(self, storage: Storage, path: Path, folder: Path) -> None:
-        self._storage, self._path, self._folder = storage, path, folder
-        self._token = uuid.uuid4().hex
-        self._known: dict[str, tuple[int, int]] = {}
-
-    def fetch(self, names: tuple[str, ...]) -> None:
-        """Takes the trial over and brings these files here, as far as there are any."""
-        self._storage.take_over(self._path, self._token)
-        for name in names:
-            if self._storage.fetch(self._path / name, self._folder / name):
-                self._known[name] = _stamp(self._folder / name)
-
-    def push(self, first: tuple[str, ...], last: str, *, final: bool = False) -> None:
-        """Copies what has changed: small files always, the `first` ones only before `last`, or at the end.
-
-        So a checkpoint (`last`) in the storage never refers to weights that are not there.
-
-        Raises:
-            SupersededError: another worker has taken the trial over.
-        """
-        if not self._storage.held_by(self._path, self._token):
-            raise SupersededError(f"{self._path.name}: another worker has taken it over")
-        changed = [p.name for p in self._folder.iterdir() if p.is_file() and not p.name.startswith((".", "worker."))]
-        changed = [name for name in changed if self._known.get(name) != _stamp(self._folder / name)]
-        due = final or last in changed
-        for name in sorted(changed, key=lambda name: (name == last, name in first)):
-            if due or name not in (*first, last):
-                stamp = _stamp(self._folder / name)
-                self._storage.push(self._folder / name, self._path / name)
-                self._known[name] = stamp
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import os
-import shlex
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.logging import RichHandler
 
-from sweep.config import SweepConfig
-from sweep.pictures import CED_FILE, render
-from sweep.projection import TrackingUnavailable
-from sweep.secrets import RedactingFormatter
-from sweep.storage import Storage, StorageError
-from sweep.tracking import Projector, resolve_uri
-from trainer.metrics import FACES_FILE
-from trainer.settings import ConfigError
+from sweep.core.config import SweepConfig
+from trainer.errors import ConfigError
+from trainer.run_folder import FACES_FILE
+
+CED_FILE = "ced.png"  # in a trial's folder; drawn when MLflow gets it
+LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
+TRIAL_LOG = "trial.log"  # in a trial's folder: what became of it, wherever it ran
+SMALL_FILES = ("config.yaml", "metrics.jsonl", FACES_FILE, TRIAL_LOG)  # of every trial
+HUNG_FILE = "hung.txt"  # in a trial's folder: where it was when it had reported nothing for nearly too long
+
 
 CONFIG_FILE, EVENTS_FILE, LOG_FILE, MLFLOW_STATE_FILE = "sweep.yaml", "events.jsonl", "sweep.log", "mlflow.json"
 REPORT_FILE = "report.html"
@@ -53,78 +48,3 @@ def locked(config: SweepConfig) -> Iterator[None]:
         raise ConfigError(f"name = {config.name!r}: this sweep is running already, in {config.folder}") from None
     with lock:
         yield
-
-
-def make_projector(config: SweepConfig, storage: Storage | None = None) -> Projector:
-    """The projection of a sweep's event log into its MLflow store; files that are not here come from the storage."""
-    output = config.folder.parent
-    uri = resolve_uri(config.mlflow_uri, output)
-    return Projector(
-        config.folder / EVENTS_FILE,
-        uri,
-        config.mlflow_experiment,
-        config.folder / MLFLOW_STATE_FILE,
-        output / "mlartifacts",
-        functools.partial(_supply, storage),
-    )
-
-
-def _supply(storage: Storage | None, path: Path) -> None:
-    """Brings a file here that is about to be sent, or draws it."""
-    source = path.with_name(FACES_FILE) if path.name == CED_FILE else path
-    if storage is not None and not source.exists():
-        with contextlib.suppress(StorageError):
-            storage.fetch(source)
-    render(path)
-
-
-def mlflow_page(config: SweepConfig) -> str:
-    """Where the sweep's experiment lies on an MLflow server, in the view for training (its first is another)."""
-    number = make_projector(config).experiment_id
-    return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
-
-
-def send(config: SweepConfig) -> bool:
-    """Sends to MLflow what it lacks of a sweep; False, with a warning logged, when that is not possible now."""
-    try:
-        make_projector(config).catch_up()
-    except TrackingUnavailable as error:
-        logger.warning("%s", error)
-        return False
-    return True
-
-
-def python_command() -> str:
-    """How the user calls this Python: as python if that is it, else by its path, relative where it lies below."""
-    if shutil.which("python") == sys.executable:
-        return "python"
-    path = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if path.startswith("..") else path)
-
-
-@contextlib.contextmanager
-def logging_into(path: Path, console: Console) -> Iterator[None]:
-    """Everything into the sweep's log file, warnings on the console too."""
-    file = _LogFile(path, encoding="utf-8")
-    file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    shown = RichHandler(level=logging.WARNING, console=console, show_path=False, show_time=False)
-    shown.setFormatter(RedactingFormatter("%(message)s"))
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.INFO)
-    for handler in (file, shown):
-        root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        for handler in (file, shown):
-            root.removeHandler(handler)
-        file.close()
-
-
-class _LogFile(logging.FileHandler):
-    """Does without the lines for which the disk has no room."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 from pathlib import Path
 
 import numpy as np
 
-from trainer.metrics import FACES_FILE, auc, ced, failure_rate
+from sweep.core.config import SweepConfig
+from sweep.core.mlflow_uri import resolve_uri
+from sweep.storage.remote_files import Storage, StorageError
+from sweep.storage.sweep_folder import CED_FILE, EVENTS_FILE, MLFLOW_STATE_FILE
+from sweep.tracking.projector import Projector
+from sweep.tracking.run_updates import TrackingUnavailable
+from trainer.metrics import auc, ced, failure_rate
+from trainer.run_folder import FACES_FILE
 
-CED_FILE = "ced.png"  # in a trial's folder; drawn when MLflow gets it
+logger = logging.getLogger(__name__)
 
 
 def render(path: Path) -> None:
@@ -37,3 +47,42 @@ def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float = 0.10) -> No
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png")
     temporary.replace(path)
+
+
+def make_projector(config: SweepConfig, storage: Storage | None = None) -> Projector:
+    """The projection of a sweep's event log into its MLflow store; files that are not here come from the storage."""
+    output = config.folder.parent
+    uri = resolve_uri(config.mlflow_uri, output)
+    return Projector(
+        config.folder / EVENTS_FILE,
+        uri,
+        config.mlflow_experiment,
+        config.folder / MLFLOW_STATE_FILE,
+        output / "mlartifacts",
+        functools.partial(_supply, storage),
+    )
+
+
+def _supply(storage: Storage | None, path: Path) -> None:
+    """Brings a file here that is about to be sent, or draws it."""
+    source = path.with_name(FACES_FILE) if path.name == CED_FILE else path
+    if storage is not None and not source.exists():
+        with contextlib.suppress(StorageError):
+            storage.fetch(source)
+    render(path)
+
+
+def mlflow_page(config: SweepConfig) -> str:
+    """Where the sweep's experiment lies on an MLflow server, in the view for training (its first is another)."""
+    number = make_projector(config).experiment_id
+    return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
+
+
+def send(config: SweepConfig) -> bool:
+    """Sends to MLflow what it lacks of a sweep; False, with a warning logged, when that is not possible now."""
+    try:
+        make_projector(config).catch_up()
+    except TrackingUnavailable as error:
+        logger.warning("%s", error)
+        return False
+    return True

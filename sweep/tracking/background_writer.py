@@ -8,14 +8,14 @@ import time
 import traceback
 from typing import Protocol
 
-from sweep.projection import TrackingUnavailable
-from sweep.secrets import redact
+from sweep.core.redaction import redact
+from sweep.tracking.run_updates import TrackingUnavailable
 
 logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """What the writer needs of a `sweep.tracking.Projector`."""
+    """What the writer needs of a `sweep.tracking.projector.Projector`."""
 
     def catch_up(self) -> int: ...
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import trainer
-from sweep.tracking import connect, translated
+from sweep.tracking.mlflow_client import connect, translated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

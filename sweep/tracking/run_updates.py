@@ -1,25 +1,22 @@
 """The half of the MLflow projection that knows no MLflow: what each run should look like, and how far the log was sent.
 
 `fold` turns a stretch of the event log into one `RunUpdate` a run, so that a batch costs a few calls a run however many
-reports it holds. `Progress` is the cache beside the log; it may be deleted at any time. `sweep.tracking` does the
-sending.
+reports it holds. `Progress` is the cache beside the log; it may be deleted at any time. `sweep.tracking.projector`
+does the sending.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from sweep.events import Event, EventKind, read_events
+from sweep.storage.event_log import Event, EventKind
 
 logger = logging.getLogger(__name__)
 
@@ -207,71 +204,3 @@ def _add_rerun(update: RunUpdate, event: Event) -> None:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def identify(log_path: Path) -> tuple[str, str]:
-    """A sweep's id, the same for as long as its log lives and never that of another sweep, and its name.
-
-    Both are empty while nothing is logged. A name alone would not do: a sweep that is deleted and begun again under the
-    same name must not end up in the old runs.
-
-    Raises:
-        ValueError: The log does not begin with the start of the sweep.
-    """
-    if not log_path.exists():
-        return "", ""
-    for event, end in read_events(log_path):
-        if event.kind is not EventKind.SWEEP_STARTED:
-            raise ValueError(f"{log_path}: must begin with sweep_started, but begins with {event.kind}")
-        with log_path.open("rb") as file:
-            return hashlib.sha256(file.read(end)).hexdigest()[:16], str(event.data["name"])
-    return "", ""
-
-
-def best_facts(log_path: Path, trial: int) -> tuple[dict[str, Any], float | None]:
-    """The searched parameters and the best NME of a trial, from the whole log."""
-    params: dict[str, Any] = {}
-    best_nme: float | None = None
-    for event, _ in read_events(log_path):
-        if event.trial == trial:
-            params = dict(event.data.get("params", params))
-            best_nme = event.data.get("best_nme", best_nme)
-    return params, best_nme
-
-
-@dataclass
-class Progress:
-    """How far the log was sent, and where to. Only a cache: everything in it can be found again on the server.
-
-    Attributes:
-        tracking_uri: Without its password.
-        sweep_id: The log that `offset` belongs to.
-        trials: Run id of each trial by its number as text.
-        offset: Bytes of the log that are sent.
-        waiting: Artifacts that are not uploaded yet, as (key of the run, artifact).
-    """
-
-    tracking_uri: str = ""
-    sweep_id: str = ""
-    experiment_id: str = ""
-    parent: str = ""
-    trials: dict[str, str] = field(default_factory=dict)
-    offset: int = 0
-    waiting: list[tuple[str, Artifact]] = field(default_factory=list)
-
-    @classmethod
-    def load(cls, path: Path) -> Progress:
-        """What was saved; a fresh one when there is none or it cannot be read."""
-        try:
-            saved = json.loads(path.read_text())
-            waiting = [(str(key), Artifact(**artifact)) for key, artifact in saved.pop("waiting")]
-            return cls(**{f.name: saved[f.name] for f in fields(cls) if f.name != "waiting"}, waiting=waiting)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls()
-
-    def save(self, path: Path) -> None:
-        """Replaces the file in one step."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        waiting = [(key, vars(artifact)) for key, artifact in self.waiting]
-        temporary.write_text(json.dumps(vars(self) | {"waiting": waiting}))  # without indent, which is ten times dearer
-        temporary.replace(path)

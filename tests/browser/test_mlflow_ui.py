@@ -18,8 +18,8 @@ from harness import LOCKSTEP, SPACE, TINY, MlflowServer, Sweep
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from waiting import PATIENCE
 
-from sweep.events import Event, EventKind
-from sweep.tracking import Projector
+from sweep.storage.event_log import Event, EventKind
+from sweep.tracking.projector import Projector
 from trainer.config import TrainConfig
 
 pytestmark = pytest.mark.slow

@@ -3,14 +3,14 @@
 import sys
 import time
 
-from sweep import cluster
+from sweep.execution import ray_session
 
 if __name__ == "__main__":
     from ray._private import services
 
     from sweep.run import main
 
-    assert cluster
+    assert ray_session
     began, get_node = [], services.get_node
 
     def late(*arguments):

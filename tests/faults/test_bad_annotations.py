@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.annotations import DataError, Faces, read_split
 from trainer.config import DataConfig
-from trainer.crops import load_split
+from trainer.data.crop_cache import load_split
+from trainer.data.face_table import Faces, read_split
+from trainer.errors import DataError
 
 WFLW_LINES, WFLW_FILES, W300_POINTS, W300_LISTS, COCO_ENTRIES, COCO_FILES = 3500, 1000, 2000, 1000, 2000, 1000
 RNG = np.random.default_rng(5)

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from waiting import PATIENCE
 
 from sweep import run
-from sweep.config import SweepConfig, load_sweep
+from sweep.core.config import SweepConfig
+from sweep.core.config_file import load_sweep
 from trainer import evaluate, predict, train
 from trainer.config import TrainConfig
-from trainer.settings import ConfigError, fields, read_yaml, write_yaml
+from trainer.errors import ConfigError
+from trainer.settings import fields, read_yaml, write_yaml
 
 TRAIN_FILES, TRAIN_TEXTS, TRAIN_OVERRIDES, SWEEP_FILES, SWEEP_TEXTS, SWEEP_OVERRIDES = (
     3000,
@@ -429,9 +431,9 @@ def test_a_seed_that_no_sampler_takes_is_refused(tmp_path: Path) -> None:
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Puts counters in the place of training and of sweeping, so that a command line that is right ends at once."""
     started: list[str] = []
-    session = types.ModuleType("sweep.session")
+    session = types.ModuleType("sweep.driver.session")
     session.run_sweep = lambda *_: started.append("sweep") or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sweep.session", session)
+    monkeypatch.setitem(sys.modules, "sweep.driver.session", session)
     monkeypatch.setattr(train, "_train", lambda *_: started.append("train") or 0)
     return started
 

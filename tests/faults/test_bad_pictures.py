@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.annotations import DataError
 from trainer.config import DataConfig, TrainConfig
-from trainer.crops import load_split
+from trainer.data.crop_cache import load_split
+from trainer.data.images import crop_face, read_picture
+from trainer.errors import DataError
 from trainer.model import LandmarkNet
-from trainer.pictures import crop_face, read_picture
 from trainer.predict import predict_picture
 
 HEIGHT, WIDTH = 48, 64

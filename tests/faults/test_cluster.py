@@ -15,7 +15,7 @@ from cluster import Machine, NetworkCluster, missing
 from harness import CALM, TINY, Sweep, rows
 from waiting import PATIENCE, wait_for
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import CALM, TINY, Sweep
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -21,31 +21,31 @@ SETTINGS = CALM | {
     "trials": TRIALS,
     "train": TINY | {"optim": {"epochs": 4, "batch_size": 8}, "run": {"precision": "float32", "checkpoint_seconds": 0}},
 }
-ASK, TOLD = "sweep.study:Study.ask", "sweep.study:Study.tell"
+ASK, TOLD = "sweep.search.study:Study.ask", "sweep.search.study:Study.tell"
 STORED = "optuna.storages._rdb.storage:RDBStorage."
 DURING = [
     "seconds:{start}",  # imports, faces, Ray
-    "before:sweep.session:_open_study:1",
-    "after:sweep.session:_open_study:1",
+    "before:sweep.driver.session:_open_study:1",
+    "after:sweep.driver.session:_open_study:1",
     f"before:{ASK}:1",
     f"after:{STORED}_set_trial_param_without_commit:1",  # a trial with one parameter of two, not committed
     f"after:{STORED}_create_new_trial:1",  # a whole one that nobody was told of
     f"after:{ASK}:1",
-    "before:sweep.study:Study.report:{n}",  # in the event log, not in the study
-    "after:sweep.study:Study.report:{n}",
-    "before:sweep.events:EventLog.append:{n}",
-    "after:sweep.events:EventLog.append:{n}",
+    "before:sweep.search.study:Study.report:{n}",  # in the event log, not in the study
+    "after:sweep.search.study:Study.report:{n}",
+    "before:sweep.storage.event_log:EventLog.append:{n}",
+    "after:sweep.storage.event_log:EventLog.append:{n}",
     "file:trials/*/.last.pt.*",  # while a worker writes its whole state
     "file:trials/*/.best.pt.*",
     f"before:{TOLD}:1",
     f"after:{TOLD}:1",  # in the study, not in the event log
-    "after:sweep.tracking:_Server._create:2",  # MLflow has a run that nobody remembers
+    "after:sweep.tracking.mlflow_client:_Server._create:2",  # MLflow has a run that nobody remembers
     "file:../.mlflow.db.new",  # while MLflow makes its tables
 ]
 AT_THE_END = [
-    "before:sweep.results:Results.update:{last}",
-    "after:sweep.session:_sweep_ended:1",
-    "before:sweep.writer:BackgroundWriter.close:1",
+    "before:sweep.driver.outputs:Results.update:{last}",
+    "after:sweep.driver.session:_sweep_ended:1",
+    "before:sweep.tracking.background_writer:BackgroundWriter.close:1",
 ]
 STEADY = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # what no clock has a part in
 

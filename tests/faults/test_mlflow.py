@@ -19,9 +19,10 @@ from harness import CALM, MlflowServer, Sweep
 from proxy import Proxy
 from waiting import PATIENCE, wait_for
 
-from sweep.events import EventKind
-from sweep.projection import RUN_STATUS, Progress
-from sweep.tracking import connect
+from sweep.storage.event_log import EventKind
+from sweep.tracking.mlflow_client import connect
+from sweep.tracking.projector import Progress
+from sweep.tracking.run_updates import RUN_STATUS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

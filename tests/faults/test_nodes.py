@@ -8,7 +8,7 @@ from harness import CALM, TINY, Sweep
 from ray.cluster_utils import Cluster
 from waiting import PATIENCE, wait_for
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

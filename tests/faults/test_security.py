@@ -13,8 +13,8 @@ import pytest
 from harness import CALM, Sweep, read_until
 from waiting import PATIENCE
 
-from sweep.config import load_sweep
-from trainer.settings import ConfigError
+from sweep.core.config_file import load_sweep
+from trainer.errors import ConfigError
 
 SETTINGS = CALM | {
     "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},

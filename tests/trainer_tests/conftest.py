@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from trainer.config import TrainConfig
-from trainer.crops import CropSplit, load_split
+from trainer.data.crop_cache import load_split
+from trainer.data.crops import CropSplit
 
 Tiny = Callable[..., TrainConfig]
 

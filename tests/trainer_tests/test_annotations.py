@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.annotations import DataError, read_split, require_split, synthetic_indices
 from trainer.config import DataConfig
+from trainer.data.face_table import read_split, require_split, synthetic_indices
+from trainer.errors import DataError
 
 WFLW_TRAIN = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
 RNG = np.random.default_rng(5)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.augment import augment, draw_affine, draw_changes, generator
 from trainer.config import AugmentConfig
 from trainer.coords import transform
+from trainer.data.augment import augment, draw_affine, draw_changes, generator
 from trainer.landmarks import LAYOUTS
 
 SIZE, CANVAS = 64, 80

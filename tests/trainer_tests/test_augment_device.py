@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.augment import augment, draw_changes, generator
-from trainer.augment_device import DeviceChanges, augment_batch
 from trainer.config import AugmentConfig
-from trainer.crops import CropSplit, load_split
-from trainer.dataset import training_batches
+from trainer.data.augment import augment, draw_changes, generator
+from trainer.data.augment_device import DeviceChanges, augment_batch
+from trainer.data.batches import training_batches
+from trainer.data.crop_cache import load_split
+from trainer.data.crops import CropSplit
 from trainer.engine import train
 
 from .conftest import Tiny

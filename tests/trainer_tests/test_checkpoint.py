@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import CheckpointError
+from trainer.errors import CheckpointError
 
 STATE = {"identity": "abc", "model": {"w": torch.arange(2000.0)}, "history": [{"lr": 1e-3}], "best_nme": 0.1}
 

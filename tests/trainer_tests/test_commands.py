@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer import checkpoint, engine, evaluate, predict, show, train
+from trainer import checkpoint, engine, evaluate, predict, show, train, visualize
 from trainer.config import TrainConfig
-from trainer.landmarks import LAYOUTS
+from trainer.landmarks import ATTRIBUTES, LAYOUTS
 from trainer.model import build_model
-from trainer.synthetic import ATTRIBUTES, draw_face
+from trainer.synthetic import draw_face
 
 from .conftest import Tiny
 
@@ -341,11 +341,11 @@ def test_the_ellipse_of_a_heatmap_is_in_pixels_of_the_picture() -> None:
     """A landmark drawn on a plain picture: the dot lies where it is said to, the ellipse about it."""
     grey = np.full((600, 600, 3), 90, np.uint8)
     landmarks, covariance = np.array([[200.0, 400.0]]), np.array([[[900.0, 0.0], [0.0, 100.0]]])
-    drawn = cv2.imdecode(np.frombuffer(predict.draw_overlay(grey, landmarks, covariance), np.uint8), cv2.IMREAD_COLOR)
+    drawn = cv2.imdecode(np.frombuffer(visualize.draw_overlay(grey, landmarks, covariance), np.uint8), cv2.IMREAD_COLOR)
     y, x = np.nonzero((drawn != 90).any(-1))
     assert (x.min(), x.max()) == pytest.approx((200 - 30, 200 + 30), abs=2)
     assert (y.min(), y.max()) == pytest.approx((400 - 10, 400 + 10), abs=2)
-    turned = predict.draw_overlay(grey, landmarks, covariance[:, ::-1, ::-1])
+    turned = visualize.draw_overlay(grey, landmarks, covariance[:, ::-1, ::-1])
     y, x = np.nonzero((cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR) != 90).any(-1))
     assert (x.max() - x.min(), y.max() - y.min()) == pytest.approx((20, 60), abs=3)
     assert math.isclose(np.mean(x), 200, abs_tol=1)

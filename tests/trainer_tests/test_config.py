@@ -15,8 +15,10 @@ import yaml
 from waiting import PATIENCE
 
 from trainer import train
-from trainer.config import TrainConfig, available_cores
-from trainer.settings import ConfigError, fields
+from trainer.config import TrainConfig
+from trainer.cores import available_cores
+from trainer.errors import ConfigError
+from trainer.settings import fields
 
 PROJECT = Path(__file__).parents[2]
 FIELDS = dict(fields(TrainConfig))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.coords import crop_matrix, invert, to_normalised, to_pixels, transform
-from trainer.losses import decode
+from trainer.heatmap import decode
 
 RNG = np.random.default_rng(3)
 BOX = np.array([100.0, 40.0, 180.0, 100.0])  # 80 x 60, centre (140, 70)

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from waiting import PATIENCE
 
-from trainer import crops
-from trainer.annotations import DataError, read_split
 from trainer.config import DataConfig
 from trainer.coords import crop_matrix, transform
-from trainer.crops import canvas_size, load_split
-from trainer.disk import DiskFullError
-from trainer.pictures import crop_face, read_picture
+from trainer.data import crop_cache
+from trainer.data.crop_cache import load_split
+from trainer.data.crops import canvas_size
+from trainer.data.face_table import read_split
+from trainer.data.images import crop_face, read_picture
+from trainer.errors import DataError, DiskFullError
 
 PROJECT = Path(__file__).parents[2]
 RNG = np.random.default_rng(11)
@@ -167,7 +168,7 @@ def test_files_that_are_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_picture(tmp_path / "none.jpg")
     with pytest.raises(DataError, match="cannot be read"):
         read_picture(tmp_path)
-    monkeypatch.setattr("trainer.pictures._MOST_PIXELS", 99)
+    monkeypatch.setattr("trainer.data.images._MOST_PIXELS", 99)
     for suffix in ("png", "jpg"):
         path = encode(tmp_path / f"large.{suffix}", np.zeros((10, 10, 3), np.uint8))
         with pytest.raises(DataError, match=r"large\.\w+: is larger than 99 pixels"):
@@ -317,7 +318,7 @@ def test_second_load_maps_the_same_file_and_decodes_nothing(tmp_path: Path, monk
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(crops, "read_picture", fail)
+    monkeypatch.setattr(crop_cache, "read_picture", fail)
     second = load_split(config, "train")
     assert isinstance(second.images, np.memmap)
     assert second.images.filename == first.images.filename
@@ -388,7 +389,7 @@ def test_full_disk_names_folder_and_need(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(crops, "_write_crops", full)
+        patch.setattr(crop_cache, "_write_crops", full)
         with pytest.raises(DiskFullError, match=expected):
             load_split(config, "train")
     with monkeypatch.context() as patch:
@@ -421,19 +422,19 @@ def test_damaged_cache_is_told(tmp_path: Path, name: str) -> None:
 LOADER = """
 import logging, os, sys, time
 from pathlib import Path
-from trainer import crops
+from trainer.data import crop_cache
 from trainer.config import DataConfig
 logging.basicConfig(level=logging.INFO)
 config = DataConfig.model_validate_json(sys.argv[1])
-pause, gate, slow = float(sys.argv[2]), Path(sys.argv[3]), crops.read_picture
+pause, gate, slow = float(sys.argv[2]), Path(sys.argv[3]), crop_cache.read_picture
 def read(path):
     os.write(1, b"reading\\n")  # whole, though several threads read
     time.sleep(pause)
     while not gate.exists():
         time.sleep(0.01)
     return slow(path)
-crops.read_picture = read
-split = crops.load_split(config, "train")
+crop_cache.read_picture = read
+split = crop_cache.load_split(config, "train")
 print("loaded", len(split), int(split.images.astype(int).sum()), flush=True)
 """
 
@@ -501,7 +502,7 @@ def test_synthetic_split_is_drawn_once(tmp_path: Path, monkeypatch: pytest.Monke
         back = transform(split.landmarks[row].astype(np.float64), split.to_picture[row])
         np.testing.assert_allclose(back, faces.landmarks[row], atol=1e-4)
     calls: list[int] = []
-    monkeypatch.setattr(crops, "draw", lambda config, index: calls.append(index))
+    monkeypatch.setattr(crop_cache, "draw", lambda config, index: calls.append(index))
     again = load_split(config, "val")
     np.testing.assert_array_equal(again.images, split.images)
     assert calls == []

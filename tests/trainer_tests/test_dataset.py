@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from trainer.coords import to_normalised
-from trainer.crops import CropSplit
-from trainer.dataset import Batch, batches_per_epoch, epoch_order, evaluation_batches, training_batches
+from trainer.data.batches import Batch, batches_per_epoch, epoch_order, evaluation_batches, training_batches
+from trainer.data.crops import CropSplit
 
 from .conftest import Tiny
 

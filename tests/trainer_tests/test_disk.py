@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.disk import DiskFullError, writing
+from trainer.errors import DiskFullError
+from trainer.runtime.disk import writing
 
 
 def system(number: int) -> OSError:

@@ -17,14 +17,16 @@ import torchvision
 from torch import Tensor, nn
 
 from trainer import checkpoint, engine
-from trainer.checkpoint import BEST, LAST, CheckpointError
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised
-from trainer.crops import CropSplit, load_split
-from trainer.dataset import evaluation_batches, training_batches
-from trainer.engine import EpochResult, NonFiniteError, start_run, train
-from trainer.inference import evaluate
-from trainer.synthetic import ATTRIBUTES
+from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.crop_cache import load_split
+from trainer.data.crops import CropSplit
+from trainer.engine import EpochResult, start_run, train
+from trainer.errors import CheckpointError, NonFiniteError
+from trainer.evaluation import evaluate
+from trainer.landmarks import ATTRIBUTES
+from trainer.run_folder import BEST, LAST
 
 from .conftest import Tiny
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import checkpoint, export
+from trainer import checkpoint, export, onnx_export, run_folder
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised, to_pixels
 from trainer.heatmap import spatial_moments
@@ -59,7 +59,7 @@ def save_run(folder: Path, head: str) -> Path:
         last = model.head.linear if head == "regression" else model.head.maps
         last.weight.mul_(100 if head == "regression" else 10)
     folder.mkdir(parents=True)
-    checkpoint.save({"config": config.tree(), "model": model.state_dict()}, folder / checkpoint.BEST)
+    checkpoint.save({"config": config.tree(), "model": model.state_dict()}, folder / run_folder.BEST)
     return folder
 
 
@@ -212,7 +212,7 @@ def test_the_command_says_one_line(exported: Exported) -> None:
 def test_a_file_that_differs_is_removed_and_the_old_one_stays(
     pyramid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(onnx_export, "_TOLERANCE", 0.0)
     out = tmp_path / "new" / "face.onnx"
     out.parent.mkdir()
     out.write_bytes(b"the old one")
@@ -230,13 +230,13 @@ def test_a_file_that_differs_is_removed_and_the_old_one_stays(
 def test_the_check_sees_other_weights_and_no_numbers(exported: Exported) -> None:
     parameter = next(exported.model.head.parameters())
     before = parameter.detach().clone()
-    assert export.check(exported.file, exported.model, exported.config) <= 1e-4
+    assert onnx_export.check(exported.file, exported.model, exported.config) <= 1e-4
     try:
         for change, told in ((1.01, "differs from the network by "), (float("nan"), "by nan ")):
             with torch.no_grad():
                 parameter.mul_(change)
-            with pytest.raises(export.ExportError, match=told):
-                export.check(exported.file, exported.model, exported.config)
+            with pytest.raises(onnx_export.ExportError, match=told):
+                onnx_export.check(exported.file, exported.model, exported.config)
     finally:
         with torch.no_grad():
             parameter.copy_(before)
@@ -244,22 +244,22 @@ def test_the_check_sees_other_weights_and_no_numbers(exported: Exported) -> None
 
 def test_the_check_sees_a_forgotten_flip_test(exported: Exported) -> None:
     other = exported.config.replace({"run.flip_test": not exported.config.run.flip_test})
-    with pytest.raises(export.ExportError, match="differs from the network"):
-        export.check(exported.file, exported.model, other)
+    with pytest.raises(onnx_export.ExportError, match="differs from the network"):
+        onnx_export.check(exported.file, exported.model, other)
 
 
 def test_the_check_tells_what_onnxruntime_cannot_run(exported: Exported, tmp_path: Path) -> None:
     half = tmp_path / "half.onnx"
     half.write_bytes(exported.file.read_bytes()[:1000])
-    with pytest.raises(export.ExportError, match="onnxruntime cannot run the file"):
-        export.check(half, exported.model, exported.config)
+    with pytest.raises(onnx_export.ExportError, match="onnxruntime cannot run the file"):
+        onnx_export.check(half, exported.model, exported.config)
 
 
 def test_a_checkpoint_measured_in_bfloat16_is_exported_in_float32(exported: Exported) -> None:
     measured = load_trained(checkpoint_of(exported))[0]
     assert measured.run.precision == "bfloat16"
-    with pytest.raises(export.ExportError, match="differs from the network"):
-        export.check(exported.file, exported.model, exported.config.replace({"run.precision": "bfloat16"}))
+    with pytest.raises(onnx_export.ExportError, match="differs from the network"):
+        onnx_export.check(exported.file, exported.model, exported.config.replace({"run.precision": "bfloat16"}))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torchvision
 
-from trainer.losses import decode
-from trainer.model import Backbone, LandmarkNet, ModelError, build_model
+from trainer.errors import ModelError
+from trainer.heatmap import decode
+from trainer.model import Backbone, LandmarkNet, build_model
 
 from .conftest import Tiny
 

@@ -22,15 +22,16 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from trainer import batch_norm, checkpoint, config, engine, parallel, train
-from trainer.annotations import DataError
-from trainer.checkpoint import LAST
+from trainer import checkpoint, cores, engine, run_folder, train
 from trainer.config import TrainConfig
-from trainer.crops import load_split
-from trainer.dataset import training_batches
-from trainer.disk import DiskFullError
-from trainer.inference import place
+from trainer.data.batches import training_batches
+from trainer.data.crop_cache import load_split
+from trainer.errors import DataError, DiskFullError
 from trainer.model import PyramidHead, RegressionHead
+from trainer.run_folder import LAST
+from trainer.runtime import batch_norm
+from trainer.runtime import distributed as parallel
+from trainer.runtime.device import place
 
 PROJECT = Path(__file__).parents[2]
 TOLERANCE = 1e-7  # relative, of losses, NMEs and whole weights after whole runs in float64
@@ -244,7 +245,7 @@ def assert_same_run(one: Outcome, ranks: list[Outcome], folders: tuple[Path, Pat
     files = [{path.name for path in folder.iterdir()} for folder in folders]
     assert files[0] == files[1]
     parts = [("model", "average", "optimizer", "best_nme", "best_epoch", "identity"), ("model", "epoch", "val_nme")]
-    for name, keys in zip((LAST, checkpoint.BEST), parts, strict=True):
+    for name, keys in zip((LAST, run_folder.BEST), parts, strict=True):
         states = [checkpoint.load(folder / name) for folder in folders]
         assert states[0].keys() == states[1].keys()
         for key in keys:
@@ -372,7 +373,7 @@ def test_torchrun_trains_one_run_that_one_process_can_go_on_with(
     folder = tmp_path / "runs" / "tiny-2"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["tiny", "tiny-2"]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
-    assert TrainConfig.load(folder / "config.yaml").run.threads == max(1, config.available_cores() // 2)
+    assert TrainConfig.load(folder / "config.yaml").run.threads == max(1, cores.available_cores() // 2)
     monkeypatch.chdir(tmp_path)
     assert train.main(["--resume", str(folder)]) == 0
     assert capsys.readouterr().out == f"{done.stdout.split('  ')[0]}  {folder}\n"
@@ -380,7 +381,7 @@ def test_torchrun_trains_one_run_that_one_process_can_go_on_with(
 
 
 def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "available_cores", lambda: 8)
+    monkeypatch.setattr(cores, "available_cores", lambda: 8)
     assert TrainConfig().resolved().run.threads == 8
     for processes, threads in [("2", 4), ("3", 2), ("9", 1)]:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)

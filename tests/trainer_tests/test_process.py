@@ -12,13 +12,13 @@ import weakref
 import pytest
 import torch
 
-from trainer import process
 from trainer.config import TrainConfig
+from trainer.runtime import process
 
 COUNT_FAULTS = """
 import resource, sys, torch
 from trainer.config import TrainConfig
-from trainer.process import prepare_process
+from trainer.runtime.process import prepare_process
 if sys.argv[1] == "prepared":
     prepare_process(TrainConfig().resolved())
 def work():

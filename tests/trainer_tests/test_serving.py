@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer import checkpoint, predict
+from trainer import checkpoint, errors, predict
 from trainer.config import TrainConfig
 from trainer.model import build_model
 from trainer.serving import LandmarkPredictor, _load_pyfunc
@@ -105,5 +105,5 @@ def test_mlflow_loads_it_by_the_path_of_its_weights(weights, predictor):
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match=r"none\.pt: no such checkpoint"):
+    with pytest.raises(errors.CheckpointError, match=r"none\.pt: no such checkpoint"):
         LandmarkPredictor(tmp_path / "none.pt")

@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer.synthetic import ATTRIBUTES, SMALLEST_SIZE, SyntheticFace, draw_face
+from trainer.landmarks import ATTRIBUTES
+from trainer.synthetic import draw_face
+from trainer.synthetic.faces import SMALLEST_SIZE, SyntheticFace
 
 PROJECT = Path(__file__).resolve().parents[2]
 RIGHT_EYE, LEFT_EYE = range(60, 68), range(68, 76)

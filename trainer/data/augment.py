@@ -1,6 +1,6 @@
 """Augmentation: picture and landmarks move together, as a pure function of (seed, epoch, index).
 
-What happens to a face is drawn first; then OpenCV does it here, or a GPU in `trainer.augment_device`.
+What happens to a face is drawn first; then OpenCV does it here, or a GPU in `trainer.data.augment_device`.
 
 Legend: C side of the stored canvas (crop and surroundings), S side of the network's input, K landmarks.
 """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.augment import Changes
+from trainer.data.augment import Changes
 
 
 class DeviceChanges(NamedTuple):

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import parallel
-from trainer.augment import augment, draw_changes, generator
-from trainer.augment_device import DeviceChanges, augment_batch
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised
-from trainer.crops import CropSplit
+from trainer.data.augment import augment, draw_changes, generator
+from trainer.data.augment_device import DeviceChanges, augment_batch
+from trainer.data.crops import CropSplit
+from trainer.runtime import distributed
 
 cv2.setNumThreads(0)  # parallel work is over faces; OpenCV's own threads would fight with those of the network
 
@@ -75,7 +75,7 @@ def training_batches(split: CropSplit, config: TrainConfig, epoch: int, *, pin: 
     order = epoch_order(len(split.images), config.run.seed, epoch)
     size = config.optim.batch_size
     whole = [order[i * size : (i + 1) * size] for i in range(batches_per_epoch(len(order), size))]
-    chunks = [chunk[parallel.share(len(chunk))] for chunk in whole]
+    chunks = [chunk[distributed.share(len(chunk))] for chunk in whole]
     flip = np.array(config.data.landmarks.flip)
 
     def assemble(chunk: NDArray[np.intp]) -> Batch:

@@ -29,12 +29,14 @@ import filelock
 import numpy as np
 
 from trainer import synthetic
-from trainer.annotations import DataError, Split, draw, read_split, synthetic_indices
-from trainer.config import available_cores
 from trainer.coords import crop_matrix, invert, transform
-from trainer.disk import full_disk, is_full
-from trainer.pictures import crop_face, read_picture
-from trainer.readers import is_dir
+from trainer.cores import available_cores
+from trainer.data.crops import CropSplit, canvas_size
+from trainer.data.face_table import Split, draw, read_split, synthetic_indices
+from trainer.data.images import crop_face, read_picture
+from trainer.data.readers import is_dir
+from trainer.errors import DataError
+from trainer.runtime.disk import full_disk, is_full
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,55 +47,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _FORMAT: Final = 1  # raise when the same inputs would give other crops
 _CHUNK: Final = 64  # pictures in flight, so that a slow disk does not fill the memory
-
-
-@dataclass(frozen=True)
-class CropSplit:
-    """The crops of one split.
-
-    Landmarks, norms and `to_picture` are in pixels of the central S x S square, `images[:, m:m+S, m:m+S]` with
-    m = `margin`: for evaluation nothing has to be shifted. In pixels of the whole canvas add m to x and y.
-
-    Attributes:
-        images: (N, C, C, 3) uint8, RGB, read-only memory map.
-        landmarks: (N, K, 2) pixels of the central square, NaN where missing; may lie outside of it.
-        visible: (N, K): which landmarks are there.
-        norms: (N,) what the NME is divided by: distance of layout.nme_points, or sqrt(box width * height).
-        attributes: (N, 6) in the order of `trainer.synthetic.ATTRIBUTES`; None where the data set has none.
-        to_picture: (N, 2, 3) affine maps from pixels of the central square back to picture pixels.
-        pictures: path of each face's picture, or 'synthetic:SEED:INDEX'.
-        origins: where each face is listed, for messages.
-        skipped: messages of the faces left out under data.skip_bad.
-        size: S.
-    """
-
-    images: NDArray[np.uint8]
-    landmarks: NDArray[np.float32]
-    visible: NDArray[np.bool_]
-    norms: NDArray[np.float32]
-    attributes: NDArray[np.bool_] | None
-    to_picture: NDArray[np.float64]
-    pictures: tuple[str, ...]
-    origins: tuple[str, ...]
-    skipped: tuple[str, ...]
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def fingerprint(self) -> str:
-        """Hash of the files' names and the annotations, the same wherever the data set lies."""
-        digest = hashlib.sha256()
-        for name in self.pictures:
-            digest.update(f"{'/'.join(Path(name).parts[-2:])}\n".encode())
-        for table in (self.landmarks, self.visible, self.norms):
-            digest.update(np.ascontiguousarray(table).tobytes())
-        return digest.hexdigest()[:16]
-
-    @property
-    def margin(self) -> int:
-        """Pixels of the canvas on each side of the central square."""
-        return int(self.images.shape[1] - self.size) // 2
 
 
 class _Sample(NamedTuple):
@@ -112,11 +65,6 @@ class _Source:
     skipped: tuple[str, ...]
     identity: tuple[Any, ...]
     fetch: Callable[[int], _Sample]
-
-
-def canvas_size(config: DataConfig) -> int:
-    """C: data.image_size and the margin on both sides, so that C - S is even."""
-    return config.image_size + 2 * round(config.image_size * config.crop_margin / 2)
 
 
 def load_split(config: DataConfig, split: Split) -> CropSplit:
@@ -153,7 +101,7 @@ def _synthetic_source(config: DataConfig, split: Split) -> _Source:
     names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
     home = Path(synthetic.__file__).parent
     code = hashlib.sha256(f"{np.__version__} {cv2.__version__}".encode())
-    for path in sorted([*home.glob("synthetic*.py"), *home.glob("data/meanface*")]):
+    for path in sorted([*home.glob("*.py"), *home.glob("meanface*")]):
         code.update(path.read_bytes())
 
     def fetch(row: int) -> _Sample:

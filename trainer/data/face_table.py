@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from trainer.readers import READERS, DataError, Face, is_dir, is_file
-from trainer.synthetic import SyntheticFace, draw_face
+from trainer.data.readers import READERS, Face, is_dir, is_file
+from trainer.errors import DataError
+from trainer.synthetic import draw_face
+from trainer.synthetic.faces import SyntheticFace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from trainer.config import DataConfig
     from trainer.landmarks import Layout
 
-__all__ = ["DataError", "Faces", "Split", "draw", "read_split", "require_split", "synthetic_indices"]
+__all__ = ["Faces", "Split", "draw", "read_split", "require_split", "synthetic_indices"]
 
 Split = Literal["train", "val", "test", "train+val"]
 _Part = Literal["train", "val", "test"]
@@ -59,7 +61,7 @@ class Faces:
         pictures: absolute path of each face's picture, or 'synthetic:SEED:INDEX'.
         landmarks: (N, K, 2) picture pixels, NaN where missing.
         boxes: (N, 4) x_min, y_min, x_max, y_max.
-        attributes: (N, 6) in the order of `trainer.synthetic.ATTRIBUTES`; None where the data set has none.
+        attributes: (N, 6) in the order of `trainer.landmarks.ATTRIBUTES`; None where the data set has none.
         groups: picture or person of each face: what a split must not cut.
         origins: where each face is listed, 'file:line', for messages.
         skipped: messages of the faces left out under data.skip_bad.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import cv2
 import numpy as np
 
-from trainer.annotations import DataError
 from trainer.coords import crop_matrix, invert, transform
+from trainer.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

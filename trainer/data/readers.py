@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trainer.errors import DataError
 from trainer.settings import shorten
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ _WFLW_NUMBERS: Final = 98 * 2 + 4  # then six attributes and the picture's name
 _WFLW_FIELDS: Final = _WFLW_NUMBERS + 6 + 1
 _MMPOSE_UNIT: Final = 200.0  # pixels that a `scale` of 1 means
 _COMMENT: Final = re.compile(r"(#|//).*")
-
-
-class DataError(ValueError):
-    """Faulty data; the message names the file and the line, or the folder and what is expected in it."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
-from trainer import parallel
+from trainer.runtime import distributed as parallel
 
 
 def synchronise(model: nn.Module) -> None:

@@ -8,12 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.errors import DiskFullError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DATABASE_FULL = "database or disk is full"  # SQLite's words
-
-
-class DiskFullError(OSError):
-    """A file could not be written because its disk, or the user's share of it, is full."""
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config import processes
-from trainer.settings import ConfigError
+from trainer.cores import processes
+from trainer.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.config import TrainConfig, cores_per_process
+from trainer.config import TrainConfig
+from trainer.cores import cores_per_process
 
 # Parameters of glibc's mallopt, from its malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4

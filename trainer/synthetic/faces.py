@@ -1,7 +1,7 @@
 """Procedural faces: pictures with 98 WFLW landmarks and WFLW's six attributes, without a download.
 
 A face is a mean shape that is deformed (identity, expression, gaze), given depth, rotated, projected (weak perspective)
-and painted (`trainer.synthetic_scene`) from the projected landmarks, so that the label is right under the pixels.
+and painted (`trainer.synthetic.scene`) from the projected landmarks, so that the label is right under the pixels.
 
 Head frame: x to image right, y down, z towards the viewer; origin between the eyes; one unit is half a face's width.
 As in WFLW, the contour follows the visible outline on the far side of a turned head and the jaw on the near side.
@@ -15,15 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.landmarks import LAYOUTS
-from trainer.synthetic_canvas import Array, Head, Image
-from trainer.synthetic_scene import paint_scene
+from trainer.landmarks import ATTRIBUTES, LAYOUTS
+from trainer.synthetic.canvas import Array, Head, Image
+from trainer.synthetic.scene import paint_scene
 
-ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 SMALLEST_SIZE = 32
 
 _RATES = (0.18, 0.18, 0.18, 0.18, 0.18, 0.18)
-_MEAN_FACE_FILE = Path(__file__).parent / "data" / "meanface_wflw98.txt"
+_MEAN_FACE_FILE = Path(__file__).parent / "meanface_wflw98.txt"
 _HEIGHT_TO_WIDTH = 1.0  # of the frontal landmark box; the stored mean face has lost its aspect ratio
 _FLESH_DEPTH = 1.2  # how far a horizontal cut through the face bulges forward, relative to its half width
 _CONTOUR, _BROWS, _NOSE, _EYES = slice(0, 33), slice(33, 51), slice(51, 60), slice(60, 76)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.synthetic_canvas import Array, Head, Image, Rng, fill, line, ring, smooth, strands, tint
+from trainer.synthetic.canvas import Array, Head, Image, Rng, fill, line, ring, smooth, strands, tint
 
 SKIN_TONES = np.array([[44, 54, 80], [56, 80, 120], [82, 112, 160], [110, 146, 196], [146, 180, 224], [180, 206, 242]])
 _HAIR_TONES = np.array(

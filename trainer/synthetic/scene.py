@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.synthetic_canvas import CIRCLE, Array, Head, Image, Rng, fill, line, ring, smooth, tint
-from trainer.synthetic_paint import SKIN_TONES, Look, mix_tones, paint_glasses, paint_head, sample_look
+from trainer.synthetic.canvas import CIRCLE, Array, Head, Image, Rng, fill, line, ring, smooth, tint
+from trainer.synthetic.painting import SKIN_TONES, Look, mix_tones, paint_glasses, paint_head, sample_look
 
 
 def paint_scene(head: Head, strong: Mapping[str, bool], rng: Rng, size: int) -> Image:

@@ -1,0 +1,1 @@
+"""What a sweep has found, read back from its folder."""

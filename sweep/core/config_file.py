@@ -1,0 +1,79 @@
+"""A sweep file and overrides in, a complete SweepConfig with absolute paths out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from sweep.core.config import SweepConfig
+from sweep.core.mlflow_uri import resolve_uri
+from sweep.core.redaction import redact
+from trainer import settings
+from trainer.errors import ConfigError
+
+DEMO = Path(__file__).parents[2] / "configs" / "sweep" / "demo.yaml"
+
+
+def load_sweep(path: str | Path | None, overrides: Mapping[str, str]) -> SweepConfig:
+    """Reads a sweep file (None: the demo); `train` in it is a config file, relative to the sweep file, or inline.
+
+    Paths are made absolute and the threads of a trial are its CPUs, so that a trial means the same wherever it runs.
+
+    Raises:
+        ConfigError: one message that names field, value, what is allowed and the nearest valid key.
+    """
+    source = Path(path) if path is not None else DEMO
+    tree = settings.read_yaml(source)
+    if isinstance(tree.get("train"), str):
+        tree["train"] = settings.read_yaml(source.parent / tree["train"])
+    if path is not None:
+        tree.setdefault("name", source.stem)
+    settings.apply_overrides(SweepConfig, tree, overrides)
+    config = settings.build(SweepConfig, tree, str(source))
+    return _made_absolute(config)
+
+
+def _made_absolute(config: SweepConfig) -> SweepConfig:
+    tree = config.model_dump(mode="json")
+    data, run = tree["train"]["data"], tree["train"]["run"]
+    for key in ("root", "cache_dir"):
+        data[key] = _absolute(f"train.data.{key}", data[key]) if data[key] else data[key]
+    model = tree["train"]["model"]
+    if model["pretrained"] not in ("none", "imagenet"):
+        model["pretrained"] = _absolute("train.model.pretrained", model["pretrained"])
+    threads = max(1, int(config.resources.cpus))
+    if run["threads"] not in (None, threads):
+        raise ConfigError(
+            f"train.run.threads = {run['threads']}: a trial has resources.cpus = {config.resources.cpus:g}, "
+            f"hence {threads} threads (set resources.cpus instead)"
+        )
+    if run["output"] is not None:
+        raise ConfigError(
+            f"train.run.output = {run['output']!r}: trials have folders of their own (set output instead)"
+        )
+    run["threads"] = threads
+    tree["output"] = _absolute("output", config.output)
+    tree["storage"] = _storage(config.storage)
+    try:
+        tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
+    except (ValueError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
+        raise ConfigError(f"mlflow_uri: {error}") from None
+    return settings.build(SweepConfig, tree, config.name)
+
+
+def _storage(uri: str | None) -> str | None:
+    if uri is None or re.match(r"(s3|gs)://[^/]", uri):
+        return uri
+    if "://" in uri:
+        raise ConfigError(f"storage = {redact(uri)!r}: must be s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or a folder")
+    return _absolute("storage", uri)
+
+
+def _absolute(key: str, path: str) -> str:
+    try:
+        # not resolve(): on the machines of a cluster, a link may lead elsewhere than here
+        return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
+    except RuntimeError:
+        raise ConfigError(f"{key} = {path!r}: there is no such user") from None

@@ -1,0 +1,91 @@
+"""The winner trained again, with other seeds, and measured on the test split."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sweep.analysis import findings
+from sweep.analysis.findings import Finding
+from sweep.analysis.rerun_jobs import Job, final_jobs, is_done, seed_jobs
+from sweep.analysis.sweep_result import Sweep
+from sweep.core.provenance import provenance
+from sweep.core.trial import State, TrialRecord
+from sweep.driver.command_line import RerunError
+from sweep.driver.rerun_executor import run_jobs
+from sweep.storage.event_log import Event, EventKind, EventLog
+from sweep.storage.sweep_folder import REPORT_FILE
+from trainer.data.face_table import require_split
+from trainer.errors import ConfigError
+from trainer.run_folder import FACES_FILE
+
+if TYPE_CHECKING:
+    from trainer.engine import EpochResult
+
+BEST_WEIGHTS = "best.pt"  # trainer.run_folder.BEST, without importing torch
+
+
+def _chosen(sweep: Sweep, number: int | None) -> TrialRecord:
+    trial = sweep.best if number is None else sweep.records.get(number)
+    if trial is None:
+        wanted = "no trial is complete" if number is None else f"there is no trial {number}"
+        raise ConfigError(f"sweep {sweep.name}: {wanted}, of {len(sweep.records)}")
+    if trial.state is not State.COMPLETE:
+        raise ConfigError(f"--trial {number}: is {trial.state.value}; only a complete trial can be compared")
+    return trial
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+class _Work:
+    """What the three kinds of rerun do; each notes what it found."""
+
+    def __init__(self, sweep: Sweep, trial: TrialRecord, log: EventLog) -> None:
+        self._sweep, self._trial, self._log = sweep, trial, log
+
+    def repeat(self) -> Finding:
+        """The trial again."""
+        return self._note(findings.repeat(self._sweep, self._trial, self._tell))
+
+    def seeds(self, count: int) -> Finding:
+        """The trial and the best other one with other seeds."""
+        others = [r for r in self._sweep.ranked if r.state is State.COMPLETE and r.number != self._trial.number]
+        jobs = [seed_jobs(self._sweep, trial, count) for trial in (self._trial, *others[:1])]
+        self._train([job for of in jobs for job in of], FACES_FILE)
+        return self._note(findings.seeds(jobs[0], jobs[1] if others else []))
+
+    def final(self, count: int) -> Finding:
+        """The trial on train + val; then, and noted before that, the test split is read."""
+        jobs = final_jobs(self._sweep, self._trial, count)
+        require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
+        self._train(jobs, BEST_WEIGHTS)
+        reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
+        self._log.append(Event(EventKind.TEST_READ, None, reading))
+        return self._note(findings.read_test(jobs))
+
+    def _train(self, jobs: Sequence[Job], needed: str) -> None:
+        waiting = [job for job in jobs if not is_done(job, self._sweep, needed)]
+        if len(waiting) < len(jobs):
+            self._say(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already")
+        failures = run_jobs(self._sweep.config, waiting, self._log, self._say) if waiting else {}
+        if failures:
+            raise RerunError("; ".join(f"{run}: {reason}" for run, reason in failures.items()))
+
+    def _note(self, finding: Finding) -> Finding:
+        detail = {**finding.detail, "provenance": provenance()}
+        tags = {f"finding.{finding.about}": finding.text}
+        data = {"about": finding.about, "metrics": finding.metrics, "detail": detail, "tags": tags}
+        if self._sweep.config.report:
+            data["artifacts"] = [str(self._sweep.folder / REPORT_FILE)]
+        self._log.append(Event(EventKind.FINDING, None, data))
+        return finding
+
+    def _tell(self, result: EpochResult) -> None:
+        epochs, row = self._sweep.config.train.optim.epochs, result.metrics
+        self._say(f"epoch {result.epoch}/{epochs}: loss {row['train/loss']:.4f}, val NME {row['val/nme']:.2%}")
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr)

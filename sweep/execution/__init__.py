@@ -1,0 +1,1 @@
+"""Runs trials: Ray, its machines, and what happens inside a worker."""

@@ -1,0 +1,1 @@
+"""Decides: which trial comes next, which goes on, which is the best."""

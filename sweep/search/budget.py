@@ -1,0 +1,84 @@
+"""What is spent of a sweep's budget, and what it still has room for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+from sweep.core.config import SweepConfig
+from sweep.core.trial import State, TrialRecord
+from sweep.search.trial_table import Trials, next_stop
+
+_ROUNDING = 1e-9  # of a share of trials
+
+
+def _pays_repeats(config: SweepConfig) -> bool:
+    """Whether a part of the budget is set aside for repeats: where it holds a run of each candidate, as measured."""
+    share, candidates = config.repeats.share, config.repeats.candidates
+    if len(config.objectives) > 1 or config.sampler.name == "grid":
+        return False
+    if config.epochs is not None and config.epochs * share < candidates * config.train.optim.epochs:
+        return False
+    return config.trials is None or math.floor(config.trials * share + _ROUNDING) >= candidates
+
+
+class _Room:
+    """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one."""
+
+    def __init__(self, config: SweepConfig, trials: Trials, live: Collection[int], hours: float) -> None:
+        self._config, self._trials, self._live, self._hours = config, trials, live, hours
+        reserved = _pays_repeats(config) and (trials.complete > 1 or len(live) > 0)
+        self._share = 1 - (config.repeats.share if reserved else 0.0)
+        self.searching = self.below(self._share)
+
+    @cached_property
+    def _epochs(self) -> int:
+        """Spent, and promised to those that run."""
+        stops, gone = self._trials.stops, self._trials.gone
+        return self._trials.epochs + sum(stops[n] - gone[n] for n in self._live)
+
+    def fits(self, record: TrialRecord | None = None) -> bool:
+        """Whether a trial can run to its next stop (None: all that run can), and one trial be brought to its end.
+
+        Until a trial is complete, the whole budget is for that.
+        """
+        limit = self._config.epochs
+        if limit is None:
+            return True
+        cost = 0 if record is None else next_stop(self._config, record) - record.epochs
+        if self._trials.complete:
+            return self._epochs + cost <= limit * self._share
+        furthest = max((self._trials.stops[n] for n in self._live), default=0)
+        if record is not None:
+            furthest = max(furthest, next_stop(self._config, record))
+        waiting = max((r.epochs for r in self._trials.paused), default=0)
+        rest = self._config.train.optim.epochs - max(furthest, waiting)
+        return self._epochs + cost + rest <= limit
+
+    def takes_new(self) -> bool:
+        """Whether another configuration may be started."""
+        trials, count = self._config.trials, len(self._trials)
+        begun = TrialRecord(count, {}, State.RUNNING)
+        return (trials is None or count < trials - self._reserved(trials)) and self.fits(begun)
+
+    def takes_repeat(self) -> bool:
+        """Whether a configuration may be trained again."""
+        trials, epochs, full = self._config.trials, self._config.epochs, self._config.train.optim.epochs
+        room = epochs is None or self._epochs + full <= epochs
+        return room and (trials is None or len(self._trials) < trials) and self.below(1.0)
+
+    def _reserved(self, trials: int) -> int:
+        return math.floor(trials * (1 - self._share) + _ROUNDING)
+
+    def below(self, share: float) -> bool:
+        """Whether less than this share of the hours and of the device hours is spent."""
+        config = self._config
+        if config.hours is not None and self._hours >= share * config.hours:
+            return False
+        return config.device_hours is None or device_hours(config, self._trials) < share * config.device_hours
+
+
+def device_hours(config: SweepConfig, records: Sequence[TrialRecord]) -> float:
+    """Training time of all trials, times the GPUs of each; without GPUs, times one."""
+    return Trials.of(config, records).seconds / 3600 * (config.resources.gpus or 1.0)

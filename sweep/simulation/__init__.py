@@ -1,0 +1,1 @@
+"""Whole sweeps on recorded learning curves, in seconds and without training."""

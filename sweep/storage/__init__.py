@@ -1,0 +1,1 @@
+"""What lasts: the event log, the sweep's folder, the files of trials in a remote storage."""

@@ -1,0 +1,1 @@
+"""Shows: MLflow's runs as a projection of the event log."""

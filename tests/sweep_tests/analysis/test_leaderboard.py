@@ -1,0 +1,378 @@
+"""Who won, in the files, in Markdown and on the console."""
+
+import csv
+import io
+
+import pytest
+import yaml
+from rich.console import Console
+
+from sweep.analysis import leaderboard
+from sweep.core.config_file import load_sweep
+from sweep.core.formatting import format_seconds
+from sweep.core.trial import State, TrialRecord
+from sweep.driver.console import Board, results_table
+from sweep.driver.outputs import Results, kept_trials
+from sweep.search import ranking
+from sweep.storage.event_log import Event, EventKind
+from trainer import engine
+from trainer.config import TrainConfig
+
+KEYS = ("optim.lr", "loss.star_weight")
+
+
+def record(number, state, *curve, seconds=1.0, **more) -> TrialRecord:
+    """A trial whose curve has these values from epoch 1 on."""
+    params = {"optim.lr": 1e-3 * (number + 1), "loss.star_weight": 0.5}
+    return TrialRecord(number, params, State(state), dict(enumerate(curve, 1)), seconds=seconds, **more)
+
+
+RECORDS = [
+    record(0, "PRUNED", 0.30),
+    record(1, "COMPLETE", 0.40, 0.20, seconds=12.345),
+    record(2, "FAILED", reason="lost"),
+    record(3, "DIVERGED", 0.01),
+    record(4, "COMPLETE", 0.30, 0.10),
+    record(5, "RUNNING", 0.05),
+    record(6, "PRUNED", 0.29),
+    record(7, "COMPLETE", 0.30, 0.20),
+    record(8, "DIVERGED"),
+    record(9, "RUNNING"),
+    record(10, "FAILED", 0.02),
+]
+ORDER = [4, 1, 7, 5, 6, 0, 9, 3, 8, 10, 2]
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "faces.yaml"
+    space = {"optim.lr": {"log_uniform": [1e-4, 1.0]}, "loss.star_weight": {"uniform": [0, 10]}}
+    data = {"image_size": 32, "train_faces": 8, "val_faces": 4, "workers": 0, "cache_dir": str(tmp_path / "cache")}
+    train = {
+        "data": data,
+        "model": {"backbone": "resnet18", "width": 8},
+        "optim": {"epochs": 2, "batch_size": 4},
+    }
+    path.write_text(yaml.safe_dump({"space": space, "train": train, "trials": 12}, sort_keys=False))
+    config = load_sweep(path, {"output": str(tmp_path / "out")})
+    config.folder.mkdir(parents=True)
+    return config
+
+
+def test_complete_before_stopped_before_diverged_before_failed_each_by_nme():
+    assert [r.number for r in ranking.rank(RECORDS)] == ORDER
+    assert [r.number for r in ranking.rank(RECORDS[::-1])] == ORDER
+    assert ranking.rank([]) == []
+
+
+def test_the_winner_is_complete():
+    winner = ranking.best(RECORDS)
+    assert winner is not None
+    assert winner.number == 4
+    assert ranking.best([r for r in RECORDS if r.state is not State.COMPLETE]) is None
+    assert ranking.best([]) is None
+
+
+def test_a_tie_goes_to_the_lower_number():
+    tie = [record(n, "COMPLETE", 0.1) for n in (3, 1, 2)]
+    assert [r.number for r in ranking.rank(tie)] == [1, 2, 3]
+    assert ranking.best(tie).number == 1
+
+
+def test_the_table_has_these_columns_and_exact_numbers(config):
+    Results(config).update(RECORDS)
+    with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["number", "state", "best_nme", "epochs", "seconds", *KEYS, "seed", "repeats"]
+    assert [int(row[0]) for row in rows[1:]] == ORDER
+    assert rows[1] == ["4", "COMPLETE", "0.1", "2", "1.0", "0.005", "0.5", "", ""]
+    assert rows[2] == ["1", "COMPLETE", "0.2", "2", "12.3", "0.002", "0.5", "", ""]
+    assert rows[-1] == ["2", "FAILED", "", "0", "1.0", "0.003", "0.5", "", ""]
+    third = TrialRecord(0, {"optim.lr": 1 / 3, "loss.star_weight": 2.0}, State.COMPLETE, {1: 0.1 + 0.2})
+    Results(config).update([third])
+    with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert (float(row["best_nme"]), float(row["optim.lr"])) == (0.1 + 0.2, 1 / 3)  # to the last bit
+
+
+def test_results_appear_whole_and_leave_no_temporary_files(config):
+    Results(config).update(RECORDS)
+    Results(config).update(RECORDS)
+    assert sorted(path.name for path in config.folder.iterdir()) == ["best.yaml", "leaderboard.csv"]
+
+
+def test_without_a_winner_there_is_no_best_config(config):
+    Results(config).update([record(0, "PRUNED", 0.1)])
+    assert [path.name for path in config.folder.iterdir()] == ["leaderboard.csv"]
+
+
+def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
+    Results(config).update(RECORDS)
+    best = TrainConfig.load(config.folder / "best.yaml")
+    assert best.run.output is None
+    assert (best.optim.lr, best.loss.star_weight) == (0.005, 0.5)
+    assert best.identity() == config.trial_config(RECORDS[4]).identity()
+    result = engine.train(TrainConfig.load(config.folder / "best.yaml", {"run.output": str(tmp_path / "elsewhere")}))
+    assert result.epochs == 2
+    assert (tmp_path / "elsewhere" / "best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("1", {4}), ("3", {4, 1, 7}), ("5", {4, 1, 7, 5, 6}), ("40", {4, 1, 7, 5, 6, 0, 3, 10})]
+)
+def test_the_best_are_kept_if_they_have_an_nme(keep, kept, config, tmp_path):
+    config = load_sweep(tmp_path / "faces.yaml", {"keep": keep, "repeats.share": "0"})
+    assert kept_trials(config, RECORDS) == kept
+
+
+def test_the_disk_of_a_trial_is_bounded(config):
+    """While it runs it has its whole state; then the best `keep` have their weights until they are overtaken."""
+    records = [record(n, "COMPLETE", 0.5 - n / 100) for n in range(6)]  # each better than the one before
+    results = Results(config)
+    for n in range(6):
+        folder = config.trial_folder(n)
+        folder.mkdir(parents=True)
+        for name in ("last.pt", "best.pt", ".last.pt.123", "metrics.jsonl"):
+            (folder / name).touch()
+        results.update([*records[:n], record(n, "RUNNING", 0.4)])
+        assert (folder / "last.pt").exists()
+        results.update(records[: n + 1])
+    files = {n: sorted(path.name for path in config.trial_folder(n).iterdir()) for n in range(6)}
+    small, large = ["metrics.jsonl"], ["best.pt", "metrics.jsonl"]
+    assert files == {0: small, 1: small, 2: small, 3: large, 4: large, 5: large}
+    assert config.keep == 3
+
+
+def weights(config) -> set[int]:
+    return {int(path.parent.name) for path in config.folder.glob("trials/*/best.pt")}
+
+
+def with_weights(config, records) -> Results:
+    for r in records:
+        config.trial_folder(r.number).mkdir(parents=True)
+        (config.trial_folder(r.number) / "best.pt").touch()
+    return Results(config)
+
+
+def test_a_trial_that_others_overtook_while_it_was_paused_has_its_weights_when_it_wins(config):
+    """Complete trials rank before it, but its NME at the rung was better, and no later epoch is: nothing is written."""
+    paused, others = record(0, "PAUSED", 0.1), [record(n, "COMPLETE", 0.3, 0.2) for n in range(1, 6)]
+    results = with_weights(config, [paused, *others])
+    for n in range(6):
+        results.update([paused, *others[:n]])
+    results.update([record(0, "COMPLETE", 0.1, 0.1), *others])
+    assert ranking.best([record(0, "COMPLETE", 0.1, 0.1), *others]).number == 0
+    assert weights(config) == {0, 1, 2}
+
+
+def test_whoever_may_yet_win_by_its_mean_has_its_weights_when_it_does(config, tmp_path):
+    """The repeats of the first two candidates stand before the third, until its own are better than theirs."""
+    first = [record(n, "COMPLETE", 0.30 + n / 100) for n in range(5)]
+    nmes = [0.40, 0.41, 0.33, 0.40, 0.41, 0.33]  # of the candidates 0, 1, 2 in turn
+    repeats = [
+        TrialRecord(5 + i, first[i % 3].params, State.COMPLETE, {1: nme}, seed=1 + i // 3, repeats=i % 3)
+        for i, nme in enumerate(nmes)
+    ]
+    config = load_sweep(tmp_path / "faces.yaml", {"keep": "2", "output": str(tmp_path / "out")})
+    records = first + repeats
+    results = with_weights(config, records)
+    for count in range(len(records) + 1):
+        results.update(records[:count])
+        assert count < 3 or {0, 1, 2} <= weights(config)
+    assert ranking.best(records).number == 2
+    assert weights(config) == {0, 1, 2, 7}  # and the best repeat of the winner, which ranks second
+
+
+def test_many_ends_in_a_second_are_one_table(config, monkeypatch):
+    clock = iter([10.0, 10.0, 10.4, 11.1, 11.1])
+    monkeypatch.setattr("sweep.driver.outputs.time.monotonic", lambda: next(clock))
+    results, path = Results(config), config.folder / "leaderboard.csv"
+
+    def rows(count: int, **more) -> int:
+        results.update([record(n, "COMPLETE", 0.5) for n in range(count)], **more)
+        return len(path.read_text().splitlines()) - 1
+
+    assert rows(1, final=False) == 1
+    assert rows(2, final=False) == 1  # 0.4 s later
+    assert rows(3, final=False) == 3  # 1.1 s later
+    monkeypatch.setattr("sweep.driver.outputs.time.monotonic", lambda: 11.2)
+    assert rows(4) == 4  # the last call
+
+
+def test_markdown_lists_the_best_under_a_summary():
+    lines = leaderboard.markdown(RECORDS, rows=2).splitlines()
+    assert lines == [
+        "11 trials: 2 running, 3 complete, 2 pruned, 2 diverged, 2 failed; best val NME 10.00% (trial 4)",
+        "",
+        "| trial | state | best val NME | epochs | lr | star_weight |",
+        "|---|---|---|---|---|---|",
+        "| 4 | COMPLETE | 10.00% | 2 | 0.005 | 0.5 |",
+        "| 1 | COMPLETE | 20.00% | 2 | 0.002 | 0.5 |",
+    ]
+    assert "| 2 | FAILED | - | 0 | 0.003 | 0.5 |" in leaderboard.markdown(RECORDS, rows=20)
+
+
+def test_an_empty_sweep_has_a_summary_too():
+    assert leaderboard.markdown([]).startswith("0 trials: none\n")
+
+
+# What the ranking rests on
+
+
+def measured(number: int, nme: float, speed: float, failures: float, state: str = "COMPLETE") -> TrialRecord:
+    return record(number, state, nme, metrics={"images_per_second": speed, "val/fr10": failures})
+
+
+TWO = [
+    measured(0, 0.05, 100.04, 0.20),
+    measured(1, 0.06, 300.0, 0.10),
+    measured(2, 0.07, 200.0, 0.15),  # trial 1 is better in all three
+    measured(3, 0.04, 900.0, 0.01, "PRUNED"),
+    record(4, "FAILED"),
+]
+
+
+def test_one_objective_and_no_repeats_need_no_words():
+    assert leaderboard.notes(TWO, ("nme",)) == []
+    assert leaderboard.notes([], ("nme",)) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "points"),
+    [
+        ("images_per_second", "trial 0 5.00%, 100.0 images/s; trial 1 6.00%, 300.0 images/s"),
+        ("fr10", "trial 0 5.00%, FR@0.10 20.00%; trial 1 6.00%, FR@0.10 10.00%"),
+    ],
+)
+def test_the_front_of_two_objectives_is_named(objective, points):
+    line = f"Pareto front of NME and {objective}: {points}"
+    assert leaderboard.notes(TWO, ("nme", objective)) == [line]
+    lines = leaderboard.markdown(TWO, ("nme", objective)).splitlines()
+    assert lines[1:3] == [line, ""]
+    assert leaderboard.markdown(TWO).splitlines()[1] == ""
+
+
+def test_without_a_complete_trial_the_front_is_empty():
+    for records in ([], TWO[3:]):
+        (line,) = leaderboard.notes(records, ("nme", "fr10"))
+        assert line == "Pareto front of NME and fr10: no complete trial"
+
+
+def test_means_over_seeds_are_told_with_their_intervals():
+    records = [
+        record(0, "COMPLETE", 0.10),
+        record(1, "COMPLETE", 0.11),
+        record(2, "COMPLETE", 0.12, seed=1, repeats=0),
+        record(3, "COMPLETE", 0.11, seed=1, repeats=1),
+        record(4, "COMPLETE", 0.09),  # was never repeated
+    ]
+    # about their means 11 % each: (1/11)^2 * 2 over 2 degrees of freedom, so 1/11 of 11 % is 1 point; t = 4.303
+    assert leaderboard.notes(records, ("nme",)) == [
+        "chosen by the mean over seeds (95 % interval): trial 0 11.00% (7.96% to 14.04%, 2 runs), "
+        "trial 1 11.00% (7.96% to 14.04%, 2 runs)"
+    ]
+    both = leaderboard.notes(records, ("nme", "fr10"))
+    assert [line.partition(" ")[0] for line in both] == ["chosen", "Pareto"]
+
+
+# The console
+
+
+def shown(table) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_results_table_shows_what_was_searched(config):
+    text = shown(results_table(config, RECORDS, {4: 123.4}, title="sweep faces"))
+    for word in ("sweep faces", "trial", "state", "epoch", "lr", "star_weight", "best NME", "images/s"):
+        assert word in text
+    line = next(line for line in text.splitlines() if " 4 " in line and "COMPLETE" in line)
+    assert [cell for cell in line.replace("│", " ").split() if cell] == [
+        *("4", "COMPLETE", "2/2", "0.005", "0.5", "10.00%", "123")
+    ]
+    assert "images/s" not in shown(results_table(config, RECORDS))
+
+
+def metrics(**more) -> dict:
+    return {"train/loss": 1.5, "val/nme": 0.2, "best_nme": 0.1, "images_per_second": 99.6, "epoch_seconds": 1.0, **more}
+
+
+EVENTS = [
+    Event(EventKind.TRIAL_STARTED, 1, {"params": {"optim.lr": 2e-3, "loss.star_weight": 0.5}, "config": {}}),
+    Event(EventKind.TRIAL_STARTED, 1, {"params": {"optim.lr": 2e-3}, "config": {}, "attempt": 1}),
+    Event(EventKind.REPORT, 1, {"step": 2, "metrics": metrics()}),
+    Event(EventKind.TRIAL_ENDED, 1, {"state": "COMPLETE", "reason": None, "best_nme": 0.1}),
+    Event(EventKind.TRIAL_ENDED, 2, {"state": "FAILED", "reason": "disk full", "best_nme": None}),
+    Event(EventKind.TRIAL_INTERRUPTED, 5),
+]
+
+
+def test_elsewhere_than_on_a_terminal_every_event_is_a_line(config):
+    console = Console(file=io.StringIO())
+    with Board(config, lambda: RECORDS[:2], lambda: 2, lambda: 0, console) as board:
+        for event in EVENTS:
+            board.take(event)
+        board.take(Event(EventKind.SWEEP_STARTED, None, {"name": "x", "tags": {}, "config": {}}))
+    summary = "2 trials: 1 complete, 1 pruned; best val NME 20.00% (trial 1)"
+    assert console.file.getvalue().splitlines() == [
+        "trial 1 started: lr=0.002 star_weight=0.5",
+        "trial 1 started: lr=0.002, attempt 2",
+        "trial 1 epoch 2/2: loss 1.5000, val NME 20.00%, best 10.00%, 100 images/s",
+        f"trial 1 COMPLETE with best val NME 10.00%; {summary}",
+        f"trial 2 FAILED (disk full); {summary}",
+        "trial 5 interrupted",
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(160, 50), (80, 24), (30, 6)])
+@pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS, [record(n, "RUNNING") for n in range(30)]])
+def test_on_a_terminal_it_is_one_table(records, width, height, config):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    with Board(config, lambda: records, lambda: 2, lambda: 25, console) as board:
+        for event in EVENTS:
+            board.take(event)
+        console.print(board._render())
+    text = console.file.getvalue()
+    assert "started" not in text
+    if width > 100:
+        assert "MLflow 25 events behind" in text
+        assert "left" in text
+
+
+def test_what_does_not_fit_on_the_terminal_is_counted(config):
+    records = [record(n, "COMPLETE", 0.1) for n in range(30)] + [record(30, "RUNNING")]
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, height=20)
+    console.print(Board(config, lambda: records, lambda: 2, lambda: 0, console)._render())
+    text = console.file.getvalue()
+    assert "19 more trials not shown" in text
+    assert "RUNNING" in text
+
+
+def test_the_time_left_counts_what_is_done_of_the_running_ones(config):
+    board = Board(config, lambda: [], lambda: 2, lambda: 0, Console(file=io.StringIO()))
+    finished = [record(n, "COMPLETE", 0.1, 0.1, seconds=100.0) for n in range(4)]
+    half = [record(4, "RUNNING", 0.1), record(5, "RUNNING", 0.1)]
+    # 12 trials, 4 done, two halves are one: 7 more of 100 s on 2 slots
+    assert board._time_left(finished + half) == "about 6 min left"
+    assert board._time_left(half) == "time left unknown yet"
+    assert board._time_left([record(n, "COMPLETE", 0.1, seconds=9.0) for n in range(20)]) == "about 0 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (45.4, "45 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (720, "12 min"),
+        (5399, "90 min"),
+        (5400, "1 h 30 min"),
+        (11100, "3 h 05 min"),
+        (90000, "25 h 00 min"),
+    ],
+)
+def test_seconds_for_people(seconds, text):
+    assert format_seconds(seconds) == text

@@ -1,0 +1,69 @@
+"""The crops of a split, as they lie in memory or in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.config import DataConfig
+
+
+@dataclass(frozen=True)
+class CropSplit:
+    """The crops of one split.
+
+    Landmarks, norms and `to_picture` are in pixels of the central S x S square, `images[:, m:m+S, m:m+S]` with
+    m = `margin`: for evaluation nothing has to be shifted. In pixels of the whole canvas add m to x and y.
+
+    Attributes:
+        images: (N, C, C, 3) uint8, RGB, read-only memory map.
+        landmarks: (N, K, 2) pixels of the central square, NaN where missing; may lie outside of it.
+        visible: (N, K): which landmarks are there.
+        norms: (N,) what the NME is divided by: distance of layout.nme_points, or sqrt(box width * height).
+        attributes: (N, 6) in the order of `trainer.landmarks.ATTRIBUTES`; None where the data set has none.
+        to_picture: (N, 2, 3) affine maps from pixels of the central square back to picture pixels.
+        pictures: path of each face's picture, or 'synthetic:SEED:INDEX'.
+        origins: where each face is listed, for messages.
+        skipped: messages of the faces left out under data.skip_bad.
+        size: S.
+    """
+
+    images: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    norms: NDArray[np.float32]
+    attributes: NDArray[np.bool_] | None
+    to_picture: NDArray[np.float64]
+    pictures: tuple[str, ...]
+    origins: tuple[str, ...]
+    skipped: tuple[str, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Hash of the files' names and the annotations, the same wherever the data set lies."""
+        digest = hashlib.sha256()
+        for name in self.pictures:
+            digest.update(f"{'/'.join(Path(name).parts[-2:])}\n".encode())
+        for table in (self.landmarks, self.visible, self.norms):
+            digest.update(np.ascontiguousarray(table).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def margin(self) -> int:
+        """Pixels of the canvas on each side of the central square."""
+        return int(self.images.shape[1] - self.size) // 2
+
+
+def canvas_size(config: DataConfig) -> int:
+    """C: data.image_size and the margin on both sides, so that C - S is even."""
+    return config.image_size + 2 * round(config.image_size * config.crop_margin / 2)

@@ -1,0 +1,27 @@
+"""The files of a run folder, without importing torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trainer.config import TrainConfig
+
+LAST, BEST = "last.pt", "best.pt"
+METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
+FACES_FILE = "best_val_nme.npy"  # in a run folder: NME of every validation face at the best epoch, (N,)
+
+
+def _write_config(config: TrainConfig, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config.dump(folder / CONFIG_FILE)
+
+
+def _write_history(history: list[dict[str, float]], folder: Path) -> None:
+    text = "".join(json.dumps({"epoch": epoch, **row}) + "\n" for epoch, row in enumerate(history, 1))
+    (folder / METRICS_FILE).write_text(text, encoding="utf-8")
+
+
+def _append_history(row: dict[str, float], epoch: int, folder: Path) -> None:
+    with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"epoch": epoch, **row}) + "\n")

@@ -1,0 +1,1 @@
+"""Processes, devices, disks: what training needs of the machine."""

@@ -1,0 +1,35 @@
+"""The device that a network runs on, and its precision there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+
+
+def select_device(name: str) -> torch.device:
+    """The device of run.device; auto takes cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name not in ("auto", *there):
+        raise ConfigError(f"run.device = {name!r}: this machine has none (allowed: auto, {', '.join(there)})")
+    return torch.device(there[0] if name == "auto" else name)
+
+
+def place(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Moves a model to the config's device and memory layout."""
+    layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
+    return model.to(select_device(config.run.device)).to(memory_format=layout)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 where the config says so; losses and moments are computed outside of it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bfloat16")
