@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from sweep.analysis.sweep_result import Sweep
+from sweep.core.errors import TrackingUnavailable
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from sweep.driver.command_line import add_sweep_argument, carry_out, load_given
 from sweep.reporting.card_text import Published, card_text, dataset
-from sweep.reporting.model_card import CARD_FOLDER, _metafile, _publish_files, _source
+from sweep.reporting.model_card import CARD_FOLDER, metafile, publish_files, published_run
 from sweep.tracking.artifacts import make_projector
-from sweep.tracking.run_updates import TrackingUnavailable
 from trainer.settings import ArgumentParser, write_yaml
 
 
@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _card(arguments: argparse.Namespace) -> int:
     sweep = load_given(arguments)
-    key, folder = _source(sweep)
+    key, folder = published_run(sweep)
     target = sweep.folder / CARD_FOLDER
     target.mkdir(exist_ok=True)
-    card, checkpoint = _publish_files(sweep, folder, target)
-    write_yaml(_metafile(card), target / "metafile.yml")
+    card, checkpoint = publish_files(sweep, folder, target)
+    write_yaml(metafile(card), target / "metafile.yml")
     text = target / "README.md"
     text.write_text(card_text(sweep, card), encoding="utf-8")
     print(text)

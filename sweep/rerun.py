@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sweep.driver.command_line import add_sweep_argument, carry_out, load_given, python_command
 from sweep.driver.log_file import logging_into
-from sweep.driver.verification import _chosen, _times, _Work
+from sweep.driver.verification import Verification, chosen_trial
 from sweep.reporting.html_report import refresh_report
 from sweep.storage.event_log import EventLog
 from sweep.storage.sweep_folder import EVENTS_FILE, LOG_FILE, locked
@@ -48,6 +48,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def _rerun(arguments: argparse.Namespace) -> int:
     if arguments.again and not arguments.final:
         raise ConfigError("--again: is for --final, which reads the test split")
@@ -58,13 +62,13 @@ def _rerun(arguments: argparse.Namespace) -> int:
         EventLog(config.folder / EVENTS_FILE) as log,
     ):
         sweep = load_given(arguments)  # again: now nobody else adds to it
-        trial = _chosen(sweep, arguments.trial)
+        trial = chosen_trial(sweep, arguments.trial)
         if arguments.final and sweep.test_readings and not arguments.again:
             raise ConfigError(
                 f"--final: the test split was read {_times(sweep.test_readings)} for sweep {sweep.name}; what is "
                 "chosen by it is no longer measured by it. To read it again, which the model card will say: --again"
             )
-        work = _Work(sweep, trial, log)
+        work = Verification(sweep, trial, log)
         if arguments.final:
             finding = work.final(arguments.seeds or 1)
         else:

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from sweep.core.errors import TrackingUnavailable
 from sweep.driver.command_line import add_sweep_argument, carry_out, load_given
 from sweep.tracking.artifacts import make_projector
-from sweep.tracking.run_updates import TrackingUnavailable
 from trainer.errors import ConfigError
 from trainer.settings import ArgumentParser
 

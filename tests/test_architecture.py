@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from layers import DOCUMENT, FILES, MODULES, PACKAGES, PROJECT, imported, layers_of, module_of, with_picture
 
-PROJECT = Path(__file__).parents[1]
-FILES = sorted(path for package in ("trainer", "sweep") for path in (PROJECT / package).rglob("*.py"))
 HOMES = {
     "optuna": {"sweep/reporting/search_figures.py", "sweep/search/samplers.py", "sweep/search/study.py"},
     "plotly": {
@@ -39,26 +38,6 @@ LIGHT = [
     "sweep.core.search_space",
     "sweep.analysis.sweep_result",
 ]
-
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {module_of(path): path for path in FILES}
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Full names of all that a file imports, at its top, inside of functions or for type checkers only."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in MODULES else node.module
 
 
 def packages(path: Path) -> set[str]:
@@ -89,6 +68,21 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
     here = path.relative_to(PROJECT).as_posix()
     for package, homes in HOMES.items():
         assert package not in packages(path) or here in homes, f"{package} belongs into {sorted(homes)}"
+
+
+@files
+def test_no_private_name_crosses_files(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = [
+        n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and f"{n.module}.".startswith(("sweep.", "trainer."))
+    ]
+    names = [(node.module, alias) for node in own for alias in node.names]
+    modules = {alias.asname or alias.name for module, alias in names if f"{module}.{alias.name}" in MODULES}
+    taken = [f"{module}.{alias.name}" for module, alias in names if alias.name.startswith("_")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            taken += [f"{node.value.id}.{node.attr}"] * (node.attr.startswith("_") and not node.attr.startswith("__"))
+    assert not taken
 
 
 @pytest.mark.parametrize(
@@ -130,38 +124,56 @@ def test_imports_have_no_circle() -> None:
     assert not waiting, {name: sorted(needs & waiting.keys()) for name, needs in waiting.items()}
 
 
-# Package of sweep -> the others that it may import: what lies below it. All may import core and the trainer.
-LAYERS = {
-    "core": set(),
-    "storage": set(),
-    "search": {"storage"},
-    "execution": {"storage"},
-    "tracking": {"storage"},
-    "analysis": {"search", "storage"},
-    "simulation": {"analysis", "search", "storage"},
-    "reporting": {"analysis", "search", "storage"},
-    "driver": {"reporting", "simulation", "analysis", "search", "execution", "tracking", "storage"},
-}
-
-
-def package_of(module: str) -> str:
-    """Such as core; '' for the commands and other files at the top of sweep."""
-    first, *rest = module.split(".")
-    return rest[0] if first == "sweep" and rest and rest[0] in LAYERS else ""
-
-
-def test_every_package_of_sweep_has_its_layer() -> None:
-    assert {path.name for path in (PROJECT / "sweep").iterdir() if (path / "__init__.py").exists()} == set(LAYERS)
-
-
 @files
-def test_packages_import_only_what_lies_below_them(path: Path) -> None:
-    own = package_of(module_of(path))
-    if not own:
+def test_layers_import_only_what_lies_below_them(path: Path) -> None:
+    module = module_of(path)
+    layers = PACKAGES[module.partition(".")[0]]
+    if module in PACKAGES:  # the face of a package, above all of it
         return
-    allowed = {own, "core"} | LAYERS[own]
-    reached = {name for name in imported(path) if name.split(".")[0] == "sweep" and package_of(name) not in allowed}
-    assert not reached, f"{own} may import {sorted(allowed)}"
+    (own,) = layers_of(module)
+    allowed = {own} | layers[own].below
+    own_package = [name for name in imported(path) if name.startswith(module.partition(".")[0] + ".")]
+    climbs = {name: layers_of(name) for name in own_package if not set(layers_of(name)) <= allowed}
+    assert not climbs, f"{own} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_layers_lie_one_above_the_other(package: str) -> None:
+    above: set[str] = set()
+    for name, layer in PACKAGES[package].items():
+        assert layer.below <= above, f"{name} names a layer that does not lie below it"
+        above.add(name)
+
+
+def test_every_member_of_a_layer_is_there() -> None:
+    for package, layers in PACKAGES.items():
+        there = {path.stem for path in (PROJECT / package).iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert {member for layer in layers.values() for member in layer.members} | {"__init__"} == there - {
+            "__pycache__"
+        }
+
+
+def test_the_three_that_decide_run_and_show_do_not_know_each_other() -> None:
+    for name in ("search", "execution", "tracking"):
+        assert PACKAGES["sweep"][name].below == {"core", "storage"}
+
+
+@pytest.mark.parametrize("folder", sorted(path for path in (PROJECT / "sweep").iterdir() if path.is_dir()))
+def test_a_package_can_be_seen_at_a_glance(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= 14
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+def test_the_files_that_the_docs_name_are_there(document: str) -> None:
+    text = (PROJECT / document).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:sweep|trainer|tests|benchmarks|docs)/[\w./]+)`", text))
+    assert named
+    assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
+
+
+def test_the_picture_in_the_docs_is_that_of_the_imports() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text == with_picture(text), "draw it anew: python tests/layers.py"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=module_of)

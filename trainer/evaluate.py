@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError, DataError
+from trainer.landmarks import ATTRIBUTES
 from trainer.settings import ArgumentParser
 
 
@@ -30,10 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse(argv)
 
     from trainer.data.crop_cache import load_split
-    from trainer.errors import CheckpointError, DataError
     from trainer.evaluation import evaluate
     from trainer.inference import load_trained
-    from trainer.landmarks import ATTRIBUTES
 
     try:
         config, model = load_trained(Path(arguments.checkpoint), parser.overrides(arguments))

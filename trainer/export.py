@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
-from trainer.onnx_export import _FIXED, ExportError, _need, export
+from trainer.errors import CheckpointError, ConfigError
+from trainer.onnx_export import FIXED_SETTINGS, ExportError, export, require_package
+from trainer.run_folder import BEST
 from trainer.settings import ArgumentParser
 
 
@@ -37,12 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         overrides = _overrides(parser.overrides(arguments))
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            _need(package)
+            require_package(package)
     except ConfigError as error:
         parser.error(str(error))
-
-    from trainer.errors import CheckpointError
-    from trainer.run_folder import BEST
 
     source = arguments.checkpoint / BEST if arguments.checkpoint.is_dir() else arguments.checkpoint
     out = arguments.out or source.with_suffix(".onnx")
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overrides(given: dict[str, str]) -> dict[str, str]:
     """The settings of the command line, without those that an export cannot follow."""
-    for key, value in _FIXED.items():
+    for key, value in FIXED_SETTINGS.items():
         if given.get(key, value) != value:
             raise ConfigError(f"{key} = {given[key]!r}: the file is made on the CPU, in float32 (allowed: {value})")
     return given

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_EPSILON = 1e-5  # added to the normalisers of the covariance by the published STAR code
+EPSILON = 1e-5  # added to the normalisers of the covariance by the published STAR code
 _CACHE_BYTES = 1 << 21  # maps worked on at a time on a CPU: what stays in the caches between the passes
 
 
@@ -39,8 +39,8 @@ def spatial_moments(logits: Tensor) -> Moments:
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
     maps = logits.to(kind, memory_format=torch.contiguous_format).contiguous()  # the first skips what has the type
     x, y, xx, yy, xy, squares = (m.view(logits.shape[:2]) for m in _SoftmaxSums.apply(maps.flatten(0, 1)))
-    v1 = 1 + _EPSILON
-    norm = v1 - (squares + _EPSILON) / v1
+    v1 = 1 + EPSILON
+    norm = v1 - (squares + EPSILON) / v1
     return Moments(x, y, xx / norm, yy / norm, xy / norm)
 
 

@@ -1,4 +1,4 @@
-"""A trained network at work: loading, predicting, measuring.
+"""A trained network at work: it is loaded, and finds landmarks in crops and in whole pictures.
 
 Legend: N faces, B batch, K landmarks, S side of the network's input.
 """
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from trainer import checkpoint, errors, run_folder
 from trainer.config import TrainConfig
-from trainer.coords import to_pixels
+from trainer.coords import invert, to_pixels, transform
 from trainer.data.batches import evaluation_batches
 from trainer.data.crops import CropSplit
+from trainer.data.images import crop_face
 from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
 from trainer.runtime.device import autocast, place
@@ -121,9 +122,6 @@ def predict_face(
     Returns:
         Landmarks (K, 2) in pixels of the picture and, from heatmaps, covariances (K, 2, 2) in square pixels.
     """
-    from trainer.coords import invert, transform
-    from trainer.data.images import crop_face
-
     size = config.data.image_size
     crop, matrix = crop_face(picture, box, box_scale=config.data.box_scale, size=size, canvas=size)
     points, covariance = locate(model, crop[None], config)

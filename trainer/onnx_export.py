@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _OPSET = 18  # what torch translates to by itself; newer ones are converted from it
 _TOLERANCE = 1e-4  # largest difference from the model, in [-1, 1]: about a hundredth of a pixel at 256
-_FIXED = {"run.device": "cpu", "run.precision": "float32"}
+FIXED_SETTINGS = {"run.device": "cpu", "run.precision": "float32"}
 _BATCHES = (1, 3)  # sizes to check with: one is a size of its own to tracers, and none may be frozen into the file
 
 
@@ -41,7 +41,7 @@ def export(source: Path, out: Path, overrides: Mapping[str, str]) -> str:
     from trainer.inference import load_trained
     from trainer.runtime.disk import writing
 
-    config, model = load_trained(source, {**overrides, **_FIXED})
+    config, model = load_trained(source, {**overrides, **FIXED_SETTINGS})
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def to_onnx(model: nn.Module, config: TrainConfig, metadata: Mapping[str, str]) 
     proto = program.model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
-    _need("onnx").helper.set_model_props(proto, {key: str(value) for key, value in written.items()})
+    require_package("onnx").helper.set_model_props(proto, {key: str(value) for key, value in written.items()})
     data: bytes = proto.SerializeToString()
     return data
 
@@ -120,7 +120,7 @@ def check(path: Path, model: nn.Module, config: TrainConfig) -> float:
 
 def _run(path: Path, batches: Sequence[Tensor], threads: int) -> list[Sequence[Any]]:
     """The outputs of an ONNX file for each batch; 0 threads: all."""
-    runtime = _need("onnxruntime")
+    runtime = require_package("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads
@@ -189,7 +189,7 @@ def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     import torch
 
-    from trainer.heatmap import _EPSILON
+    from trainer.heatmap import EPSILON
 
     height, width = logits.shape[2:]
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)
@@ -199,8 +199,8 @@ def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     dx, dy = x - mean_x, y - mean_y  # (N, K, W), (N, K, H)
     xx, yy = (columns * dx.square()).sum(-1), (rows * dy.square()).sum(-1)
     xy = ((p * dy[..., None]).sum(2) * dx).sum(-1)
-    v1 = 1 + _EPSILON
-    norm = v1 - (p.square().sum((2, 3)) + _EPSILON) / v1
+    v1 = 1 + EPSILON
+    norm = v1 - (p.square().sum((2, 3)) + EPSILON) / v1
     covariance = torch.stack([xx, xy, xy, yy], -1) / norm[..., None]
     return torch.cat([mean_x, mean_y], -1), covariance.unflatten(-1, (2, 2))
 
@@ -222,7 +222,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _need(package: str) -> Any:
+def require_package(package: str) -> Any:
     """An imported package of the extra `onnx`.
 
     Raises:

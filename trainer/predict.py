@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.settings import ArgumentParser
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse(argv)
 
-    from trainer.errors import CheckpointError, DataError
     from trainer.inference import load_trained
 
     failed = 0

@@ -1,4 +1,4 @@
-"""The files of a run folder, without importing torch."""
+"""The files of a run folder: their names, and those that are text. Imports no torch, so that all may use it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ METRICS_FILE, CONFIG_FILE = "metrics.jsonl", "config.yaml"
 FACES_FILE = "best_val_nme.npy"  # in a run folder: NME of every validation face at the best epoch, (N,)
 
 
-def _write_config(config: TrainConfig, folder: Path) -> None:
+def write_config(config: TrainConfig, folder: Path) -> None:
+    """Writes the complete config into the folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     config.dump(folder / CONFIG_FILE)
 
 
-def _write_history(history: list[dict[str, float]], folder: Path) -> None:
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    """Writes metrics.jsonl anew: a line an epoch."""
     text = "".join(json.dumps({"epoch": epoch, **row}) + "\n" for epoch, row in enumerate(history, 1))
     (folder / METRICS_FILE).write_text(text, encoding="utf-8")
 
 
-def _append_history(row: dict[str, float], epoch: int, folder: Path) -> None:
+def append_history(row: dict[str, float], epoch: int, folder: Path) -> None:
+    """Adds the line of one epoch, from 1, to metrics.jsonl."""
     with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps({"epoch": epoch, **row}) + "\n")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from trainer.config import TrainConfig
 from trainer.cores import processes
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError, DataError, ModelError, NonFiniteError
+from trainer.run_folder import CONFIG_FILE, LAST
 from trainer.settings import ArgumentParser
 
 
@@ -68,13 +69,13 @@ def _prepare(path: str | None, resume: str | None, overrides: dict[str, str]) ->
         if path is not None or overrides:
             raise ConfigError("--resume: goes on with the config of its folder; no other setting may be given")
         folder = Path(resume)
-        config = TrainConfig.load(folder / "config.yaml").replace({"run.output": str(folder)})
-        last = folder / "last.pt"
+        config = TrainConfig.load(folder / CONFIG_FILE).replace({"run.output": str(folder)})
+        last = folder / LAST
         return config, last if last.exists() else None
     config = TrainConfig.load(path, overrides)
     if config.run.output is None:
         return config.replace({"run.output": str(_free_folder(Path("runs"), Path(path or "default").stem))}), None
-    if (Path(config.run.output) / "last.pt").exists():
+    if (Path(config.run.output) / LAST).exists():
         raise ConfigError(
             f"run.output = {config.run.output!r}: already holds a run (go on with it: --resume {config.run.output}; "
             f"or name another folder)"
@@ -92,13 +93,12 @@ def _free_folder(parent: Path, name: str) -> Path:
 
 
 def _train(config: TrainConfig, checkpoint: Path | None) -> int:
-    from trainer import engine, errors  # imports torch: --help and a bad setting need not wait for it
-    from trainer.errors import CheckpointError, DataError, ModelError
+    from trainer import engine  # imports torch: --help and a bad setting need not wait for it
 
     show = _Progress(config.optim.epochs) if sys.stderr.isatty() else None
     try:
         result = engine.train(config, report=show, resume_from=checkpoint)
-    except (DataError, CheckpointError, ModelError, errors.NonFiniteError, OSError) as error:
+    except (DataError, CheckpointError, ModelError, NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     best = f"best val NME {result.best_nme:.4%}" if config.data.train_on == "train" else "trained on train+val"

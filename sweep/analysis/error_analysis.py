@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweep.core.config import SweepConfig
+from trainer.landmarks import ATTRIBUTES
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ def measure(config: SweepConfig, number: int, count: int = 6) -> Measured:
     from trainer.data.crop_cache import load_split
     from trainer.evaluation import evaluate
     from trainer.inference import load_trained, locate
-    from trainer.landmarks import ATTRIBUTES
     from trainer.visualize import draw_overlay
 
     trained, model = load_trained(config.trial_folder(number), {"run.device": "auto"})

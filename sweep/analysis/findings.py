@@ -16,8 +16,9 @@ from sweep.analysis.rerun_jobs import Job
 from sweep.analysis.statistics import difference_interval
 from sweep.analysis.sweep_result import Sweep
 from sweep.core.trial import TrialRecord
+from trainer.landmarks import ATTRIBUTES
 from trainer.metrics import bootstrap_means, interval, mean
-from trainer.run_folder import FACES_FILE
+from trainer.run_folder import FACES_FILE, LAST
 
 REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
 _COMPARED = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # times differ, of course
@@ -40,10 +41,10 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
     Raises:
         ConfigError, DataError, ModelError, DiskFullError, NonFiniteError: as the trainer does.
     """
-    from trainer import engine, run_folder
+    from trainer import engine
 
     folder = sweep.config.rerun_folder(f"repeat-{trial.number:04d}")
-    last = folder / run_folder.LAST
+    last = folder / LAST
     config = sweep.config.best_config(trial.params).replace({"run.output": str(folder)})
     again: dict[int, dict[str, float]] = {}
 
@@ -150,7 +151,6 @@ def read_test(jobs: Sequence[Job]) -> Finding:
     from trainer.data.crop_cache import load_split
     from trainer.evaluation import evaluate
     from trainer.inference import load_trained
-    from trainer.landmarks import ATTRIBUTES
 
     reports, errors = [], []
     for job in jobs:

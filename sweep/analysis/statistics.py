@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.search.replicates import _CONFIDENCE
+from sweep.search.replicates import CONFIDENCE
 from trainer.metrics import bootstrap_means, interval, mean
 
 
@@ -50,5 +50,5 @@ def mean_interval(runs: Sequence[float], spread: float, freedom: int) -> tuple[f
     """
     from scipy.stats import t
 
-    half = float(t.ppf((1 + _CONFIDENCE) / 2, freedom)) * spread / math.sqrt(len(runs))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread / math.sqrt(len(runs))
     return fmean(runs) - half, fmean(runs) + half

@@ -1,4 +1,4 @@
-"""What the command lines of this package share: the argument that names a sweep, and how they fail."""
+"""What the command lines of this package share: the argument that names a sweep, how they fail, what they advise."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweep.analysis.sweep_result import Sweep, load
+from sweep.core.errors import ClusterGoneError, RerunError, StudyStorageError, TrackingUnavailable
 from sweep.core.redaction import redact
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError, DataError, DiskFullError, ModelError, NonFiniteError
 from trainer.settings import ArgumentParser
 
-# By name: the modules of some import torch or optuna
-_RESUMABLE = frozenset({"DiskFullError", "StudyStorageError", "ClusterGoneError"})
-_EXPLAINED = frozenset(
-    {"DataError", "ModelError", "CheckpointError", "NonFiniteError", "RerunError", "TrackingUnavailable"}
-)
-
-
-class RerunError(RuntimeError):
-    """A training run beside the trials did not come to its end; the message names it and why."""
+_RESUMABLE = (DiskFullError, StudyStorageError, ClusterGoneError)
+_EXPLAINED = (DataError, ModelError, CheckpointError, NonFiniteError, RerunError, TrackingUnavailable, OSError)
 
 
 def add_sweep_argument(parser: ArgumentParser, *, several: bool = False) -> None:
@@ -78,15 +72,14 @@ def carry_out(parser: ArgumentParser, action: Callable[[], int], interrupted: st
         print(interrupted, file=sys.stderr)
         return 130
     except Exception as error:
-        kind = type(error).__name__
-        if kind in _RESUMABLE:
+        if isinstance(error, _RESUMABLE):
             text = f"{error}\nwhen this is mended, the same command goes on with the sweep"
-        elif kind in _EXPLAINED or isinstance(error, OSError):
-            text = f"{kind}: {error}"
+        elif isinstance(error, _EXPLAINED):
+            text = f"{type(error).__name__}: {error}"
         else:
             text = traceback.format_exc()
         print(redact(text), file=sys.stderr)
-        if kind == "ClusterGoneError":
+        if isinstance(error, ClusterGoneError):
             _leave(1)
         return 1
 

@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sweep.core.config import SweepConfig
+from sweep.core.errors import StorageError
 from sweep.core.trial import TrialRecord
 from sweep.search.objectives import pareto_front, second_value
 from sweep.search.ranking import best, rank
 from sweep.search.replicates import candidates
-from sweep.storage.remote_files import Storage, StorageError
+from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import BEST_FILE, LEADERBOARD_FILE, SMALL_FILES
+from trainer.run_folder import BEST, LAST
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Results:
         paths = [
             self._config.trial_folder(r.number) / name for r in records if r.state.finished for name in SMALL_FILES
         ]
-        paths += [self._config.trial_folder(number) / "best.pt" for number in self._kept]
+        paths += [self._config.trial_folder(number) / BEST for number in self._kept]
         try:
             list(self._pool.map(storage.fetch, [path for path in paths if not path.exists()]))
         except StorageError as error:
@@ -82,10 +84,10 @@ class Results:
         finished = {r.number for r in records if r.state.finished}
         for number in finished - self._freed:
             folder = self._config.trial_folder(number)
-            for unused in (folder / "last.pt", *folder.glob(".*.pt.*")):
+            for unused in (folder / LAST, *folder.glob(".*.pt.*")):
                 self._delete(unused)
         for number in (finished - self._freed | self._kept) - kept:
-            self._delete(self._config.trial_folder(number) / "best.pt")
+            self._delete(self._config.trial_folder(number) / BEST)
         self._freed, self._kept = finished, kept & finished  # who goes on may come to need what it has
 
 

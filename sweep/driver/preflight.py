@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from sweep.core.config import SweepConfig
+from sweep.core.errors import TrackingUnavailable
 from sweep.core.formatting import format_seconds
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from sweep.driver.packing import Packing, measure_packing, neighbours
 from sweep.execution.resources import check_local
 from sweep.tracking.artifacts import make_projector
-from sweep.tracking.run_updates import TrackingUnavailable
 from trainer.data.crop_cache import load_split
 from trainer.speed import Speed
 

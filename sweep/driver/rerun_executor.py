@@ -12,6 +12,7 @@ from sweep.core.trial import Assignment, State
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import SMALL_FILES
+from trainer.run_folder import BEST, LAST
 
 
 @dataclass
@@ -88,8 +89,8 @@ class Reruns:
 
     def _collect(self, job: Job) -> None:
         """Brings here what a job has left elsewhere, and deletes what nobody needs any more."""
-        needed, unused = list(SMALL_FILES), ["last.pt"]
-        (needed if job.purpose == FINAL else unused).append("best.pt")
+        needed, unused = list(SMALL_FILES), [LAST]
+        (needed if job.purpose == FINAL else unused).append(BEST)
         for name in unused:
             (job.folder / name).unlink(missing_ok=True)
         if self._storage is not None:

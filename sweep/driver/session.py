@@ -15,6 +15,7 @@ from rich.console import Console
 from sweep.analysis import leaderboard
 from sweep.analysis.budget_forecast import doubling_text
 from sweep.core.config import SweepConfig
+from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.provenance import provenance
 from sweep.core.redaction import redact
@@ -29,7 +30,7 @@ from sweep.driver.preparation import make_ready
 from sweep.execution.resources import check_local
 from sweep.search import ranking
 from sweep.search.controller import Ledger
-from sweep.search.study import Study, StudyMismatchError, StudyStorageError
+from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import (
@@ -44,6 +45,7 @@ from sweep.storage.sweep_folder import (
 from sweep.tracking.artifacts import make_projector, mlflow_page
 from sweep.tracking.background_writer import BackgroundWriter
 from trainer.errors import ConfigError
+from trainer.run_folder import BEST
 from trainer.runtime.disk import writing
 
 if TYPE_CHECKING:
@@ -210,9 +212,7 @@ def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
         "summary": leaderboard.markdown(records, config.objectives),
         "best_trial": winner.number if winner else None,
         "artifacts": [str(config.folder / name) for name in files],
-        "trial_artifacts": {str(winner.number): [str(config.trial_folder(winner.number) / "best.pt")]}
-        if winner
-        else {},
+        "trial_artifacts": {str(winner.number): [str(config.trial_folder(winner.number) / BEST)]} if winner else {},
     }
     return Event(EventKind.SWEEP_ENDED, None, data)
 

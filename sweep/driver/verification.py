@@ -10,23 +10,26 @@ from sweep.analysis import findings
 from sweep.analysis.findings import Finding
 from sweep.analysis.rerun_jobs import Job, final_jobs, is_done, seed_jobs
 from sweep.analysis.sweep_result import Sweep
+from sweep.core.errors import RerunError
 from sweep.core.provenance import provenance
 from sweep.core.trial import State, TrialRecord
-from sweep.driver.command_line import RerunError
 from sweep.driver.rerun_executor import run_jobs
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.storage.sweep_folder import REPORT_FILE
 from trainer.data.face_table import require_split
 from trainer.errors import ConfigError
-from trainer.run_folder import FACES_FILE
+from trainer.run_folder import BEST, FACES_FILE
 
 if TYPE_CHECKING:
     from trainer.engine import EpochResult
 
-BEST_WEIGHTS = "best.pt"  # trainer.run_folder.BEST, without importing torch
 
+def chosen_trial(sweep: Sweep, number: int | None) -> TrialRecord:
+    """The trial of this number, or the winner.
 
-def _chosen(sweep: Sweep, number: int | None) -> TrialRecord:
+    Raises:
+        ConfigError: there is no such trial, or it is not complete.
+    """
     trial = sweep.best if number is None else sweep.records.get(number)
     if trial is None:
         wanted = "no trial is complete" if number is None else f"there is no trial {number}"
@@ -36,12 +39,8 @@ def _chosen(sweep: Sweep, number: int | None) -> TrialRecord:
     return trial
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-class _Work:
-    """What the three kinds of rerun do; each notes what it found."""
+class Verification:
+    """The three kinds of rerun of a complete trial; each writes what it found into the event log."""
 
     def __init__(self, sweep: Sweep, trial: TrialRecord, log: EventLog) -> None:
         self._sweep, self._trial, self._log = sweep, trial, log
@@ -61,7 +60,7 @@ class _Work:
         """The trial on train + val; then, and noted before that, the test split is read."""
         jobs = final_jobs(self._sweep, self._trial, count)
         require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
-        self._train(jobs, BEST_WEIGHTS)
+        self._train(jobs, BEST)
         reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
         self._log.append(Event(EventKind.TEST_READ, None, reading))
         return self._note(findings.read_test(jobs))

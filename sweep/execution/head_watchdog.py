@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from sweep.core.errors import ClusterGoneError
 from sweep.core.stop_request import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -20,10 +21,6 @@ RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # after which Ray ends
 PATIENCE = float(os.environ.get(RAYS_PATIENCE, 60))  # seconds that the head may be away, as Ray has it
 _EVERY = 2.0  # seconds between two looks, and the longest that one takes
 _LEAVING = 5.0  # seconds that the work has to end by itself
-
-
-class ClusterGoneError(RuntimeError):
-    """The head of the cluster has not answered for too long; the sweep can go on when there is one again."""
 
 
 def attended(work: Callable[[], T], address: str, stop: StopRequest) -> T:

@@ -1,4 +1,7 @@
-"""What each machine of a cluster is asked for before it trains: faces, files, versions. Runs on that machine."""
+"""What each machine of a cluster is asked for before it trains: faces, files, versions.
+
+`prepare_nodes` asks from the driver; `prepare_node` is what runs on each machine.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from sweep.core.config import SweepConfig
 from sweep.execution.resources import fitting
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +32,6 @@ def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) 
     Returns:
         {"data.hash.train": ..., "data.hash.val": ..., "version.torch": ...}, or {"error": what is wrong}.
     """
-    from trainer.errors import DataError, ModelError
-
     config = TrainConfig.from_tree(tree)
     found = {f"version.{name}": version(name) for name in _DECISIVE}
     try:
@@ -74,12 +75,12 @@ def prepare_nodes(config: SweepConfig, storage: Storage | None) -> dict[str, str
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from sweep.execution.ray_session import _machines
+    from sweep.execution.ray_session import machines
 
     probe = config.folder / f".seen-{uuid.uuid4().hex[:8]}"
     probe.touch()
     task = ray.remote(max_calls=1)(prepare_node)  # what it imports is not to stay in an idle process
-    nodes = [node for node, cpus, gpus in _machines() if fitting(config.resources, cpus, gpus)]
+    nodes = [node for node, cpus, gpus in machines() if fitting(config.resources, cpus, gpus)]
     try:
         asked = [
             task.options(

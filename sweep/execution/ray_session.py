@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sweep.core.errors import ClusterGoneError
 from sweep.execution import head_watchdog
 
 os.environ.update(  # before ray is imported
@@ -32,7 +33,6 @@ from ray.autoscaler.sdk import request_resources
 
 from sweep.core.config import SweepConfig
 from sweep.core.stop_request import StopRequest
-from sweep.execution.head_watchdog import ClusterGoneError
 from trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _to_log_file(chatter: logging.Logger) -> None:
     chatter.propagate = False
 
 
-def _machines() -> list[tuple[dict[str, Any], float, float]]:
+def machines() -> list[tuple[dict[str, Any], float, float]]:
     """Machines that are alive: (what Ray knows of it, CPUs, GPUs)."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     return [(node, node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]

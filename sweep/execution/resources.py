@@ -93,6 +93,6 @@ class Slots:
             time.sleep(0.5)
 
     def _limit(self) -> int:
-        from sweep.execution.ray_session import _machines
+        from sweep.execution.ray_session import machines
 
-        return limit_slots(self._config, [(cpus, gpus) for _, cpus, gpus in _machines()])
+        return limit_slots(self._config, [(cpus, gpus) for _, cpus, gpus in machines()])

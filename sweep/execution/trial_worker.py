@@ -17,7 +17,7 @@ from sweep.core.config import ResourcesConfig
 from sweep.execution.trial_workspace import Workplace
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, DiskFullError
+from trainer.errors import CheckpointError, ConfigError, DataError, DiskFullError, ModelError, NonFiniteError
 from trainer.runtime.disk import writing
 
 logger = logging.getLogger(__name__)
@@ -108,8 +108,6 @@ def _train(
 
 def _end_of(train: Callable[[], None], number: int) -> dict[str, str]:
     """Trains, and says how that ended where a repetition would end alike; raises anything else."""
-    from trainer.errors import CheckpointError, DataError, ModelError, NonFiniteError
-
     end = {ENDED: DONE}
     try:
         train()

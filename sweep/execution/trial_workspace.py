@@ -18,9 +18,8 @@ from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import HUNG_FILE, TRIAL_LOG
 from sweep.storage.trial_mirror import Mirror
 from trainer.config import TrainConfig
-from trainer.run_folder import FACES_FILE
+from trainer.run_folder import BEST, FACES_FILE, LAST
 
-_LAST, _BEST = "last.pt", "best.pt"
 _LEAVING = 5.0  # seconds that a worker whose trial was paused has to leave its folder
 _CUT_OFF = 300.0  # seconds that one on a machine that is cut off may still hold it: Ray ends it after three minutes
 _LOCK = "worker.lock"
@@ -55,7 +54,7 @@ class Workplace:
     @property
     def last(self) -> Path:
         """The trial's checkpoint."""
-        return self.folder / _LAST
+        return self.folder / LAST
 
     def __enter__(self) -> Workplace:
         if not self._first:
@@ -64,7 +63,7 @@ class Workplace:
             stack.enter_context(_alone(self.folder))
             if self._mirror is not None:
                 stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-                self._mirror.fetch((_BEST, FACES_FILE, TRIAL_LOG, _LAST))
+                self._mirror.fetch((BEST, FACES_FILE, TRIAL_LOG, LAST))
             stack.enter_context(_log_into(self.folder / TRIAL_LOG))
             stack.enter_context(self._watchdog)
             self._stack = stack.pop_all()
@@ -76,7 +75,7 @@ class Workplace:
     def save(self, *, final: bool = False) -> None:
         """Brings what has changed to where other machines see it, before anybody is told of it."""
         if self._mirror is not None:
-            self._mirror.push((_BEST, FACES_FILE), _LAST, final=final)
+            self._mirror.push((BEST, FACES_FILE), LAST, final=final)
 
     def rest(self) -> None:
         """Has the watchdog begin to wait anew."""

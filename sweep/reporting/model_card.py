@@ -11,6 +11,7 @@ from sweep.analysis.sweep_result import Sweep
 from sweep.reporting.card_text import Published, dataset, percent, public
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.run_folder import BEST, METRICS_FILE
 
 CARD_FOLDER = "card"
 _PAPERS = {
@@ -33,7 +34,7 @@ _PAPERS = {
 }
 
 
-def _source(sweep: Sweep) -> tuple[str, Path]:
+def published_run(sweep: Sweep) -> tuple[str, Path]:
     """Name in MLflow and run folder of the model to publish: the first final one, else the winner of the sweep."""
     final = sweep.findings.get("final")
     if final is not None:
@@ -43,12 +44,11 @@ def _source(sweep: Sweep) -> tuple[str, Path]:
     return str(sweep.best.number), sweep.config.trial_folder(sweep.best.number)
 
 
-def _publish_files(sweep: Sweep, folder: Path, target: Path) -> tuple[Published, Path]:
+def publish_files(sweep: Sweep, folder: Path, target: Path) -> tuple[Published, Path]:
     """Puts weights and log into the card's folder, with their hash in the name, and tells what they are."""
-    from trainer import checkpoint, run_folder
-    from trainer.run_folder import METRICS_FILE
+    from trainer import checkpoint
 
-    state = checkpoint.load(folder / run_folder.BEST)
+    state = checkpoint.load(folder / BEST)
     trained = TrainConfig.from_tree(state["config"])
     config = public(trained)
     size = config.data.image_size
@@ -72,7 +72,7 @@ def _with_hash(path: Path) -> Path:
     return path.rename(path.with_name(f"{path.stem}-{digest}{path.suffix}"))
 
 
-def _metafile(card: Published) -> dict[str, Any]:
+def metafile(card: Published) -> dict[str, Any]:
     """The metafile of the field's model zoos."""
     name, title, url = _PAPERS[card.config.loss.name]
     return {

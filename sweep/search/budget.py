@@ -23,7 +23,7 @@ def _pays_repeats(config: SweepConfig) -> bool:
     return config.trials is None or math.floor(config.trials * share + _ROUNDING) >= candidates
 
 
-class _Room:
+class BudgetCheck:
     """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one."""
 
     def __init__(self, config: SweepConfig, trials: Trials, live: Collection[int], hours: float) -> None:

@@ -14,7 +14,7 @@ from statistics import fmean
 from sweep.core.config import RepeatsConfig
 from sweep.core.trial import State, TrialRecord
 
-_CONFIDENCE = 0.95  # that a candidate is worse, before it is left out
+CONFIDENCE = 0.95  # that a candidate is worse, before it is left out
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,5 @@ def _worse(candidate: Contender, best: Contender, spread: float, freedom: int) -
 
     if freedom < 2 or candidate is best or len(candidate.nmes) < 2:
         return False
-    half = float(t.ppf(_CONFIDENCE, freedom)) * spread * best.mean
+    half = float(t.ppf(CONFIDENCE, freedom)) * spread * best.mean
     return candidate.mean - best.mean > half * math.sqrt(1 / len(candidate.nmes) + 1 / len(best.nmes))

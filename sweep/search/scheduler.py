@@ -14,7 +14,7 @@ from typing import Literal
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import TrialRecord
-from sweep.search.budget import _Room
+from sweep.search.budget import BudgetCheck
 from sweep.search.objectives import costs
 from sweep.search.pruners import Rung, promotable, rivals
 from sweep.search.replicates import next_repeat
@@ -35,7 +35,7 @@ def keeps_running(config: SweepConfig, records: Sequence[TrialRecord], number: i
     if records[number].epochs not in pauses(config, records[number]):
         return True
     trials = Trials.of(config, records)
-    return goes_on(config, trials, number) and _Room(config, trials, live, 0.0).fits()
+    return goes_on(config, trials, number) and BudgetCheck(config, trials, live, 0.0).fits()
 
 
 def goes_on(config: SweepConfig, records: Sequence[TrialRecord], number: int) -> bool:
@@ -61,7 +61,7 @@ def next_step(
         full: whether all configurations of a finite space have been tried.
     """
     trials = Trials.of(config, records)
-    room = _Room(config, trials, live, hours)
+    room = BudgetCheck(config, trials, live, hours)
     if room.searching:
         for number in _deserving(config, trials):
             if room.fits(trials[number]):

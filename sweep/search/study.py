@@ -1,4 +1,4 @@
-"""The study: the truth about trials, in a database. The only place that knows Optuna.
+"""The study: the truth about trials, in Optuna's database.
 
 Only the driver process touches it. Learning curves are kept in memory besides, so that a report costs one write. While
 the database is away or locked, the driver waits for it: each of its steps can be taken again after half of it was.
@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from sweep.core.config import SweepConfig, differences
+from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.redaction import redact
 from sweep.core.retry import Patience
 from sweep.core.search_space import active
@@ -41,14 +42,6 @@ _TOLD = {
     State.INFEASIBLE: TrialState.PRUNED,
     State.FAILED: TrialState.FAIL,
 }
-
-
-class StudyMismatchError(ValueError):
-    """A sweep of this name exists with another space or base config."""
-
-
-class StudyStorageError(ValueError):
-    """The study's database cannot be opened, or has been away for too long."""
 
 
 class Study:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from sweep.core.errors import StorageError
 from sweep.core.redaction import redact
 from sweep.core.retry import Patience
 
@@ -27,10 +28,6 @@ CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 _PATIENCE = 600.0  # seconds that an upload or download waits for a storage that is away
 _HOPELESS = re.compile("ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH", re.IGNORECASE)
 _OWNER = "owner"  # beside a trial's files: who may write them
-
-
-class StorageError(OSError):
-    """The storage cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)

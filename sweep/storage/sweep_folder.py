@@ -1,28 +1,25 @@
-"""A sweep's folder: the names of its files, its lock, its log file, and the way from it into MLflow."""
+"""A sweep's folder: the names of its files, how it is found, and its lock."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from sweep.core.config import SweepConfig
+from trainer import run_folder
 from trainer.errors import ConfigError
-from trainer.run_folder import FACES_FILE
-
-CED_FILE = "ced.png"  # in a trial's folder; drawn when MLflow gets it
-LEADERBOARD_FILE, BEST_FILE = "leaderboard.csv", "best.yaml"
-TRIAL_LOG = "trial.log"  # in a trial's folder: what became of it, wherever it ran
-SMALL_FILES = ("config.yaml", "metrics.jsonl", FACES_FILE, TRIAL_LOG)  # of every trial
-HUNG_FILE = "hung.txt"  # in a trial's folder: where it was when it had reported nothing for nearly too long
-
+from trainer.run_folder import FACES_FILE, METRICS_FILE
 
 CONFIG_FILE, EVENTS_FILE, LOG_FILE, MLFLOW_STATE_FILE = "sweep.yaml", "events.jsonl", "sweep.log", "mlflow.json"
-REPORT_FILE = "report.html"
-logger = logging.getLogger(__name__)
+LEADERBOARD_FILE, BEST_FILE, REPORT_FILE = "leaderboard.csv", "best.yaml", "report.html"
+# In a trial's folder, beside the trainer's files:
+TRIAL_LOG = "trial.log"  # what became of it, wherever it ran
+HUNG_FILE = "hung.txt"  # the stacks of its threads when it had reported nothing for nearly too long
+CED_FILE = "ced.png"  # drawn when MLflow gets it
+SMALL_FILES = (run_folder.CONFIG_FILE, METRICS_FILE, FACES_FILE, TRIAL_LOG)  # kept of every trial
 
 
 def find_sweep(name: str | Path, output: Path) -> Path:

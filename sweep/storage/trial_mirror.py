@@ -5,11 +5,8 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+from sweep.core.errors import SupersededError
 from sweep.storage.remote_files import Storage
-
-
-class SupersededError(RuntimeError):
-    """Another worker has taken the trial over, since this one was taken for dead."""
 
 
 class Mirror:

@@ -1,4 +1,4 @@
-"""Pictures of trials, drawn from what their folders hold."""
+"""A sweep's projector, and the files it uploads: error curves are drawn, files of other machines fetched, when due."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from sweep.core.config import SweepConfig
+from sweep.core.errors import StorageError, TrackingUnavailable
 from sweep.core.mlflow_uri import resolve_uri
-from sweep.storage.remote_files import Storage, StorageError
+from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import CED_FILE, EVENTS_FILE, MLFLOW_STATE_FILE
 from sweep.tracking.projector import Projector
-from sweep.tracking.run_updates import TrackingUnavailable
 from trainer.metrics import auc, ced, failure_rate
 from trainer.run_folder import FACES_FILE
 

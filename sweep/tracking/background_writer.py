@@ -8,8 +8,8 @@ import time
 import traceback
 from typing import Protocol
 
+from sweep.core.errors import TrackingUnavailable
 from sweep.core.redaction import redact
-from sweep.tracking.run_updates import TrackingUnavailable
 
 logger = logging.getLogger(__name__)
 

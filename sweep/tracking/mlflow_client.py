@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from sweep.core.errors import TrackingUnavailable
 from sweep.core.redaction import redact
-from sweep.tracking.run_updates import PARENT, Artifact, RunUpdate, TrackingUnavailable
+from sweep.tracking.run_updates import PARENT, Artifact, RunUpdate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,7 +74,7 @@ class _RunState:
     params: set[str] = field(default_factory=set)
 
 
-class _Server:
+class MlflowRuns:
     """A connection: the experiment and the living runs of one sweep. Raises what mlflow raises."""
 
     def __init__(self, uri: str, experiment: str, sweep_id: str, artifact_root: Path | None) -> None:

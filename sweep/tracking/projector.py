@@ -1,9 +1,9 @@
-"""MLflow as a projection of the event log: one parent run a sweep, one child run a trial. The only import of mlflow.
+"""MLflow as a projection of the event log: one parent run a sweep, one child run a trial.
 
 Whatever happens, sending the log again is harmless: runs are found by tags before they are made, params are sent once,
 and MLflow stores a metric that comes twice with the same step, time and value once. So the server may be away, runs may
-be deleted by hand and the cache of what was sent may be lost. mlflow itself is imported at the first connection, which
-takes seconds and belongs into the writer's thread.
+be deleted by hand and the cache of what was sent (`Progress`) may be lost. `sweep.tracking.mlflow_client` speaks with
+the server; it imports mlflow at the first connection, which takes seconds and belongs into the writer's thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from sweep.core.redaction import redact
 from sweep.storage.event_log import Event, EventKind, best_facts, identify, read_events
-from sweep.tracking.mlflow_client import _Server, connect, translated
+from sweep.tracking.mlflow_client import MlflowRuns, connect, translated
 from sweep.tracking.run_updates import PARENT, Artifact, fold
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Projector:
         self._log_path, self._state_path, self._render = log_path, state_path, render
         self._uri, self._experiment, self._artifact_root = tracking_uri, experiment, artifact_root
         self._lock = FileLock(state_path.with_suffix(".lock"))
-        self._server: _Server | None = None
+        self._server: MlflowRuns | None = None
         self._name = ""  # of the sweep
         self._suspect = -1  # the offset at which a request was refused, to try it once more
         self._progress = Progress()
@@ -119,11 +119,11 @@ class Projector:
         if self._progress.offset != known.offset or sweep_id != known.sweep_id:
             self._server = None  # its picture of the runs is old
 
-    def _connected(self) -> _Server:
+    def _connected(self) -> MlflowRuns:
         """A new connection; the log starts over when runs that were made before are gone."""
         progress = self._progress
         with translated(self._uri):
-            server = _Server(self._uri, self._experiment, progress.sweep_id, self._artifact_root)
+            server = MlflowRuns(self._uri, self._experiment, progress.sweep_id, self._artifact_root)
         alive = {run.run_id for run in server.runs.values()}
         lost = {progress.parent, *progress.trials.values()} - {""} - alive
         if lost:
@@ -134,7 +134,7 @@ class Projector:
         self._remember(server)
         return server
 
-    def _deliver(self, server: _Server, events: list[Event], end: int) -> bool:
+    def _deliver(self, server: MlflowRuns, events: list[Event], end: int) -> bool:
         """Sends one stretch and notes its end; False when a new connection has to try again."""
         progress, start = self._progress, self._progress.offset
         updates = fold(events, lambda trial: best_facts(self._log_path, trial))
@@ -159,7 +159,7 @@ class Projector:
             self._server = None  # a new connection looks for runs that were deleted meanwhile, or made twice
         return True
 
-    def _upload_next(self, server: _Server) -> None:
+    def _upload_next(self, server: MlflowRuns) -> None:
         key, artifact = self._progress.waiting[0]
         if artifact.path is not None:
             self._render(Path(artifact.path))
@@ -173,7 +173,7 @@ class Projector:
         if not self._progress.waiting:  # not after each: one that is sent again replaces itself
             self._remember(server)
 
-    def _remember(self, server: _Server) -> None:
+    def _remember(self, server: MlflowRuns) -> None:
         ids = {key: run.run_id for key, run in server.runs.items()}
         self._progress.experiment_id = server.experiment_id
         self._progress.parent = ids.pop(PARENT, "")

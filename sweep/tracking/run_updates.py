@@ -1,8 +1,7 @@
-"""The half of the MLflow projection that knows no MLflow: what each run should look like, and how far the log was sent.
+"""The half of the MLflow projection that knows no MLflow: what the events say each run should look like.
 
 `fold` turns a stretch of the event log into one `RunUpdate` a run, so that a batch costs a few calls a run however many
-reports it holds. `Progress` is the cache beside the log; it may be deleted at any time. `sweep.tracking.projector`
-does the sending.
+reports it holds. `sweep.tracking.projector` sends them.
 """
 
 from __future__ import annotations
@@ -30,10 +29,6 @@ RUN_STATUS = {
     "INFEASIBLE": "FAILED",
 }
 _MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some servers
-
-
-class TrackingUnavailable(Exception):
-    """MLflow cannot be reached or cannot answer now; what was sent until then is kept. The message holds no secret."""
 
 
 @dataclass(frozen=True)

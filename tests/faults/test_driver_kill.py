@@ -39,7 +39,7 @@ DURING = [
     "file:trials/*/.best.pt.*",
     f"before:{TOLD}:1",
     f"after:{TOLD}:1",  # in the study, not in the event log
-    "after:sweep.tracking.mlflow_client:_Server._create:2",  # MLflow has a run that nobody remembers
+    "after:sweep.tracking.mlflow_client:MlflowRuns._create:2",  # MLflow has a run that nobody remembers
     "file:../.mlflow.db.new",  # while MLflow makes its tables
 ]
 AT_THE_END = [

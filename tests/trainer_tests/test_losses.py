@@ -15,7 +15,7 @@ from trainer.config import LossConfig
 from trainer.heatmap import decode, spatial_moments
 from trainer.losses import LandmarkLoss, masked_mean, smooth_l1, soft_wing, star_loss, wing
 
-REFERENCE = np.load(Path(__file__).parent / "data" / "star_reference.npz")
+REFERENCE = np.load(Path(__file__).parent / "reference" / "star_reference.npz")
 PUBLISHED = {"smoothl1": "smooth_l1", "l1": "l1", "l2": "l2"}
 DISTANCES = ["smooth_l1", "l1", "l2", "wing"]
 

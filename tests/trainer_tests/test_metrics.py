@@ -12,7 +12,7 @@ from trainer import metrics
 from trainer.landmarks import LAYOUTS, Layout
 
 WFLW = LAYOUTS["wflw98"]
-REFERENCE = np.load(Path(__file__).parent / "data" / "metrics_reference.npz")
+REFERENCE = np.load(Path(__file__).parent / "reference" / "metrics_reference.npz")
 FOUR = Layout("four", 4, ((0, 1),), (0, 1), {"eyes": (0, 2), "mouth": (2, 4)})
 TARGET = np.array([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]]])  # eyes 10 apart
 ERRORS = np.array([[[3.0, 4.0], [0.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])  # 5, 0, 1, 2 pixels

@@ -99,16 +99,24 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
 def _synthetic_source(config: DataConfig, split: Split) -> _Source:
     indices = synthetic_indices(config, split)
     names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
-    home = Path(synthetic.__file__).parent
-    code = hashlib.sha256(f"{np.__version__} {cv2.__version__}".encode())
-    for path in sorted([*home.glob("*.py"), *home.glob("meanface*")]):
-        code.update(path.read_bytes())
 
     def fetch(row: int) -> _Sample:
         face = draw(config, indices[row])
         return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes)
 
-    return _Source(names, names, (), (config.synthetic_seed, list(indices), code.hexdigest()), fetch)
+    return _Source(names, names, (), (config.synthetic_seed, list(indices), _painter()), fetch)
+
+
+def _painter() -> str:
+    """A hash of all that decides what a synthetic face looks like beside its seed and index."""
+    home = Path(synthetic.__file__).parent
+    files = [*sorted(home.glob("*.py")), *home.glob("meanface*.txt")]
+    names = {path.name for path in files}
+    assert names >= {"faces.py", "scene.py", "painting.py", "canvas.py", "meanface_wflw98.txt"}, names
+    code = hashlib.sha256(f"{np.__version__} {cv2.__version__}".encode())
+    for path in files:
+        code.update(path.read_bytes())
+    return code.hexdigest()
 
 
 def _file_source(config: DataConfig, split: Split) -> _Source:

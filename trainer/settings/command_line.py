@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
-from trainer.settings.schema import Section, _options, fields
+from trainer.settings.schema import Section, alternatives, fields
 from trainer.settings.text import nearest
 
 
@@ -77,7 +77,7 @@ def _kind(info: FieldInfo) -> str:
     annotation = info.annotation
     names = [
         "null" if o is type(None) else o if isinstance(o, str) else getattr(o, "__name__", str(o))
-        for o in _options(annotation)
+        for o in alternatives(annotation)
     ]
     limits = [
         f"{sign} {getattr(rule, name)}"

@@ -1,4 +1,4 @@
-"""Strict, frozen settings: YAML and command-line overrides in, one clear message out when something does not fit.
+"""Settings as classes: built from trees and overrides, with one clear message when something does not fit.
 
 `TrainConfig` and the sweep's `SweepConfig` are both built from `Section` and read by `load`.
 """
@@ -11,14 +11,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from trainer.errors import ConfigError
 from trainer.settings.text import nearest, shorten
-from trainer.settings.yaml_io import _YAML_ERRORS, Tree, _Loader, read_yaml
+from trainer.settings.yaml_io import Tree, read_value, read_yaml
 
 
 class Section(BaseModel):
@@ -100,24 +99,21 @@ def _section_of(info: FieldInfo) -> type[Section] | None:
     return info.annotation if isinstance(info.annotation, type) and issubclass(info.annotation, Section) else None
 
 
-def _options(annotation: Any) -> list[Any]:
+def alternatives(annotation: Any) -> list[Any]:
     """The alternatives of a union or literal; one for every other kind."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):
-        return [option for inner in get_args(annotation) for option in _options(inner)]
+        return [option for inner in get_args(annotation) for option in alternatives(inner)]
     return [annotation]
 
 
 def _parse(info: FieldInfo, text: str) -> Any:
     """Text stays text where the field is text, so that a folder named 2024 is no number."""
-    options = _options(info.annotation)
+    options = alternatives(info.annotation)
     if str in options and not (type(None) in options and text in _NULLS):
         return text
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except _YAML_ERRORS:
-        return text
+    value = read_value(text)
     return text if value is None and type(None) in options and text not in _NULLS else value
 
 

@@ -82,6 +82,14 @@ for _reader_or_writer in (_Loader, _Dumper):
     )
 
 
+def read_value(text: str) -> Any:
+    """The value that a text stands for in a config file; the text itself where that is not YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _YAML_ERRORS:
+        return text
+
+
 def read_yaml(path: str | Path) -> Tree:
     """Reads a YAML mapping.
 

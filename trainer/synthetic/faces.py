@@ -1,4 +1,4 @@
-"""Procedural faces: pictures with 98 WFLW landmarks and WFLW's six attributes, without a download.
+"""A face of its own for each (seed, index): its shape, its pose, its landmarks, and the picture painted from them.
 
 A face is a mean shape that is deformed (identity, expression, gaze), given depth, rotated, projected (weak perspective)
 and painted (`trainer.synthetic.scene`) from the projected landmarks, so that the label is right under the pixels.

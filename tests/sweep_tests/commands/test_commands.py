@@ -15,8 +15,9 @@ from waiting import PATIENCE
 
 from sweep import __main__ as starsweep
 from sweep.core.config_file import load_sweep
+from sweep.core.errors import RerunError
 from sweep.core.trial import State
-from sweep.driver.command_line import RerunError, carry_out
+from sweep.driver.command_line import carry_out
 from sweep.search.controller import Ledger
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from harness import TINY
-from test_plots import write_sweep
+from written_sweeps import write_sweep
 
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State

@@ -4,36 +4,22 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from harness import TINY
-from test_plots import PLANE, some, write_sweep
+from written_sweeps import PARAMS, PLANE, final, note, read, write_sweep, write_trained
 
 from sweep import card
 from sweep.analysis.sweep_result import Sweep, load
-from sweep.storage.event_log import Event, EventKind, EventLog
-from trainer import checkpoint, engine
+from sweep.storage.event_log import Event, EventKind
+from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.inference import load_trained
 
-PARAMS = {"optim.lr": 2e-3, "loss.star_weight": 1.5}
 MODEL = "resnet18_star_synthetic_32x32"
-
-
-def write_trained(output: Path, params: dict = PARAMS) -> Sweep:
-    """A sweep of which only the winner, trial 0, was really trained."""
-    folder = output / "told" / "trials" / "0000"
-    tree = TINY | {"optim": {"epochs": 2, "batch_size": 8}, "run": {"precision": "float32", "threads": 1}}
-    cache = {"data.cache_dir": str(output / "cache")}
-    result = engine.train(TrainConfig.from_tree(tree).replace({**params, **cache, "run.output": str(folder)}))
-    curve = [json.loads(line)["val/nme"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert min(curve) == result.best_nme
-    others = [({**p, "optim.lr": 1e-2}, [9.0], "PRUNED") for p, *_ in some(2)] + [(PARAMS, [], "DIVERGED")]
-    return write_sweep(output, PLANE, [(params, curve, "COMPLETE"), *others], train=tree)
 
 
 @pytest.fixture(scope="module")
@@ -211,43 +197,6 @@ def test_nothing_of_this_machine_is_in_what_is_published(sweep, capsys, tmp_path
 
 
 # After the test split was read
-
-
-def note(sweep: Sweep, *events: Event) -> Sweep:
-    with EventLog(sweep.folder / "events.jsonl") as log:
-        for event in events:
-            log.append(event)
-    return load(sweep.folder)
-
-
-def final(seeds: Sequence[int] = (0, 1)) -> Event:
-    detail = {
-        "trial": 0,
-        "runs": [f"final-0000-{seed}" for seed in seeds],
-        "seeds": list(seeds),
-        "faces": 300,
-        "nme": 0.0671,
-        "fr10": 0.12,
-        "auc10": 0.37256,
-        "nme_of_seeds": [0.0661, 0.068][: len(seeds)],
-        "std": 0.0013 if len(seeds) > 1 else None,
-        "interval": [0.0632, 0.0714],
-        "subsets": {
-            "pose": {"nme": 0.11, "fr10": 0.43331, "auc10": 0.12, "faces": 45.0},
-            "blur": {"nme": 0.0644, "fr10": 0.11, "auc10": 0.4, "faces": 72.0},
-        },
-        "parts": {"nose": 0.0586, "right_eye": 0.0547},
-        "config_hash": "0123456789abcdef",
-        "data_hash": "fedcba9876543210",
-        "threads": 1,
-        "device": "cpu",
-        "provenance": {"machine": "another machine"},
-    }
-    return Event(EventKind.FINDING, None, {"about": "final", "metrics": {}, "detail": detail})
-
-
-def read(reading: int) -> Event:
-    return Event(EventKind.TEST_READ, None, {"reading": reading, "networks": 2})
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import CALM, TINY, Sweep, rows
-from test_plots import MIXED, PLANE, SHAPES, SPEED, TWO, some, with_head, write_sweep, write_two_objectives
 from waiting import PATIENCE
+from written_sweeps import MIXED, PLANE, SHAPES, SPEED, TWO, some, with_head, write_sweep, write_two_objectives
 
 from sweep import report, run
 from sweep.analysis.error_analysis import measure

@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 from waiting import PATIENCE
 
 from sweep.core.config import SweepConfig
+from sweep.core.errors import StudyMismatchError
 from sweep.core.trial import State
-from sweep.search.study import Study, StudyMismatchError
+from sweep.search.study import Study
 
 SAMPLERS = ["tpe", "random", "gp"]
 SLOW_ONES = ["tpe", "random", pytest.param("gp", marks=pytest.mark.slow)]

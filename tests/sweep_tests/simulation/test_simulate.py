@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 from harness import TINY
+from made_up_curves import CORNER, EPOCHS, SPACE, make_curves
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from test_plots import PLANE, some, write_sweep
-from test_simulation import CORNER, EPOCHS, SPACE, make_curves
+from written_sweeps import PLANE, some, write_sweep
 
 from sweep import simulate
 from sweep.simulation import simulator

@@ -13,14 +13,15 @@ from moto.server import ThreadedMotoServer
 
 from sweep.analysis.rerun_jobs import FINAL, SEED, Job
 from sweep.core.config_file import load_sweep
+from sweep.core.errors import StorageError, SupersededError
 from sweep.core.trial import State, TrialRecord
 from sweep.driver.rerun_executor import Reruns
 from sweep.execution import trial_workspace
 from sweep.execution.trial_workspace import Workplace
 from sweep.storage import remote_files as module
-from sweep.storage.remote_files import Storage, StorageError
+from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import TRIAL_LOG
-from sweep.storage.trial_mirror import Mirror, SupersededError
+from sweep.storage.trial_mirror import Mirror
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 

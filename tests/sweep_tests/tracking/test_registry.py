@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from harness import rows
 from mlflow.models import Model
-from test_card import final, note, read, write_trained
 from waiting import PATIENCE
+from written_sweeps import final, note, read, write_trained
 
 import trainer
 from sweep import card

@@ -18,13 +18,14 @@ from harness import MlflowServer
 from proxy import Proxy
 from waiting import PATIENCE, wait_for
 
+from sweep.core.errors import TrackingUnavailable
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.tracking.background_writer import BackgroundWriter
 from sweep.tracking.mlflow_client import connect
 from sweep.tracking.projector import Progress, Projector
-from sweep.tracking.run_updates import TrackingUnavailable, flatten, trial_name
+from sweep.tracking.run_updates import flatten, trial_name
 
 CONFIG = {
     "optim": {"lr": 0.001, "betas": [0.9, 0.999]},

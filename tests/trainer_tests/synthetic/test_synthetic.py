@@ -14,7 +14,7 @@ from trainer.landmarks import ATTRIBUTES
 from trainer.synthetic import draw_face
 from trainer.synthetic.faces import SMALLEST_SIZE, SyntheticFace
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 RIGHT_EYE, LEFT_EYE = range(60, 68), range(68, 76)
 
 

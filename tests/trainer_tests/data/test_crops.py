@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from waiting import PATIENCE
 
+from trainer import synthetic
 from trainer.config import DataConfig
 from trainer.coords import crop_matrix, transform
 from trainer.data import crop_cache
@@ -27,7 +28,7 @@ from trainer.data.face_table import read_split
 from trainer.data.images import crop_face, read_picture
 from trainer.errors import DataError, DiskFullError
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 RNG = np.random.default_rng(11)
 POINTS68 = (RNG.random((68, 2)) * 50 + 25).round(3)
 
@@ -311,6 +312,20 @@ def test_box_size_normalises_where_no_points_do(tmp_path: Path) -> None:
     assert np.isnan(split.landmarks[0, 4]).all()
 
 
+def test_a_changed_painter_draws_the_faces_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(train_faces=2, image_size=32, cache_dir=str(tmp_path / "cache"))
+    home = shutil.copytree(Path(str(synthetic.__file__)).parent, tmp_path / "synthetic")
+    monkeypatch.setattr(synthetic, "__file__", str(home / "__init__.py"))
+    for count, changed in enumerate(["", "", "painting.py", "meanface_wflw98.txt"]):
+        if changed:
+            (home / changed).write_text((home / changed).read_text() + "\n")
+        load_split(config, "train")
+        assert len(folders(config)) == max(1, count)
+    (home / "painting.py").unlink()
+    with pytest.raises(AssertionError, match=r"scene\.py"):
+        load_split(config, "train")
+
+
 def test_second_load_maps_the_same_file_and_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_faces(tmp_path / "data", 3)
     first = load_split(config, "train")
@@ -423,6 +438,7 @@ LOADER = """
 import logging, os, sys, time
 from pathlib import Path
 from trainer.data import crop_cache
+from trainer import synthetic
 from trainer.config import DataConfig
 logging.basicConfig(level=logging.INFO)
 config = DataConfig.model_validate_json(sys.argv[1])

@@ -33,7 +33,7 @@ from trainer.runtime import batch_norm
 from trainer.runtime import distributed as parallel
 from trainer.runtime.device import place
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 TOLERANCE = 1e-7  # relative, of losses, NMEs and whole weights after whole runs in float64
 MOVED = {"data.augment.shift": 0.5, "data.augment.rotation": 90.0}  # so that shares differ in the landmarks they have
 BASE: dict[str, object] = {
