@@ -34,8 +34,12 @@ LIGHT = [
     "trainer.landmarks",
     "trainer.settings",
     "trainer.train",
+    "trainer.errors",
+    "trainer.run_folder",
     "sweep.core.config",
+    "sweep.core.errors",
     "sweep.core.search_space",
+    "sweep.driver.command_line",
     "sweep.analysis.sweep_result",
 ]
 
