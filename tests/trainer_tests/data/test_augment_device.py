@@ -14,7 +14,7 @@ from trainer.data.crop_cache import load_split
 from trainer.data.crops import CropSplit
 from trainer.engine import train
 
-from .conftest import Tiny
+from ..conftest import Tiny
 
 STRONG = AugmentConfig(rotation=60, scale=0.4, shift=0.2, colour=1, occlusion=0.5, blur=0.5)
 

@@ -14,7 +14,7 @@ from trainer.coords import to_normalised
 from trainer.data.batches import Batch, batches_per_epoch, epoch_order, evaluation_batches, training_batches
 from trainer.data.crops import CropSplit
 
-from .conftest import Tiny
+from ..conftest import Tiny
 
 PLAIN = {f"data.augment.{name}": 0.0 for name in ("flip", "rotation", "scale", "shift", "colour", "occlusion", "blur")}
 
