@@ -12,7 +12,7 @@ import sys
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -178,6 +178,16 @@ class Sweep:
                 points = self.client().get_metric_history(runs[trial.number].info.run_id, key)
                 steps = sorted(trial.intermediate_values) or [0] * (key == "best_nme")  # no report: no number
                 assert sorted(point.step for point in points) == steps, (trial.number, key)
+
+
+def call(main: Callable[[Sequence[str]], int], capsys: Any, *words: str) -> tuple[Any, str, str]:
+    """A command in this process: its exit code and what it printed, out and err."""
+    try:
+        code: Any = main(words)
+    except SystemExit as ended:
+        code = ended.code
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 def _key(tag: str | None) -> int | str | None:

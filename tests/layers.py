@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,32 +60,46 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """A file, parsed once for all that look at it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Full names of all that a file imports, at its top, inside of functions or for type checkers only."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found = set()
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield inner if inner in MODULES else node.module
+                found.add(inner if inner in MODULES else node.module)
+    return frozenset(found)
 
 
-def layers_of(module: str) -> list[str]:
+def layers_of(module: str) -> set[str]:
     """The layers that hold a module: one for each but the packages themselves, whose face stands above all."""
     package, *rest = module.split(".")
-    return [name for name, layer in PACKAGES[package].items() if rest and rest[0] in layer.members]
+    return {name for name, layer in PACKAGES[package].items() if rest and rest[0] in layer.members}
+
+
+def reached(path: Path) -> dict[str, set[str]]:
+    """What a file imports of its own package, and the layers that hold it."""
+    package = module_of(path).partition(".")[0]
+    return {name: layers_of(name) for name in imported(path) if name.startswith(f"{package}.")}
 
 
 def used(package: str) -> dict[str, set[str]]:
     """Which layers of a package really import which others of it."""
     found: dict[str, set[str]] = {name: set() for name in PACKAGES[package]}
     for path in FILES:
-        for own in layers_of(module_of(path)) if module_of(path).startswith(f"{package}.") else ():
-            others = [name for name in imported(path) if name.startswith(f"{package}.")]
-            found[own] |= {layer for name in others for layer in layers_of(name)} - {own}
+        for own in layers_of(module_of(path)) if path.is_relative_to(PROJECT / package) else ():
+            found[own] |= set().union(*reached(path).values()) - {own}
     return found
 
 
@@ -98,7 +112,8 @@ def picture() -> str:
             lines.append(f'    {package}_{name}["<b>{name}</b><br/>{label(package, name)}"]')
         needs = used(package)
         for name in reversed(layers):
-            lines += [f"    {package}_{name} --> {package}_{other}" for other in layers if other in direct(name, needs)]
+            below = direct(name, needs)
+            lines += [f"    {package}_{name} --> {package}_{other}" for other in layers if other in below]
         lines.append("  end")
     return "\n".join([*lines, "  sweep --> trainer", "```", ""])
 
@@ -108,14 +123,14 @@ def label(package: str, layer: str) -> str:
     face = MODULES.get(f"{package}.{layer}")
     if face is None:
         return " ".join(sorted(PACKAGES[package][layer].members - {"__main__"}))
-    said = ast.get_docstring(ast.parse(face.read_text(encoding="utf-8")))
+    said = ast.get_docstring(tree_of(face))
     assert said is not None
     return said.splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 def direct(name: str, needs: dict[str, set[str]]) -> set[str]:
     """The layers that a layer imports, without those that one of these imports anyway."""
-    return {other for other in needs[name] if not any(other in reach(way, needs) for way in needs[name] - {other})}
+    return needs[name].difference(*(reach(other, needs) for other in needs[name]))
 
 
 def reach(name: str, needs: dict[str, set[str]]) -> set[str]:

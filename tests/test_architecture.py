@@ -9,7 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from layers import DOCUMENT, FILES, MODULES, PACKAGES, PROJECT, imported, layers_of, module_of, with_picture
+from layers import (
+    DOCUMENT,
+    FILES,
+    MODULES,
+    PACKAGES,
+    PROJECT,
+    imported,
+    layers_of,
+    module_of,
+    reached,
+    tree_of,
+    with_picture,
+)
 
 HOMES = {
     "optuna": {"sweep/reporting/search_figures.py", "sweep/search/samplers.py", "sweep/search/study.py"},
@@ -76,7 +88,7 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
 
 @files
 def test_no_private_name_crosses_files(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     own = [
         n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and f"{n.module}.".startswith(("sweep.", "trainer."))
     ]
@@ -136,8 +148,7 @@ def test_layers_import_only_what_lies_below_them(path: Path) -> None:
         return
     (own,) = layers_of(module)
     allowed = {own} | layers[own].below
-    own_package = [name for name in imported(path) if name.startswith(module.partition(".")[0] + ".")]
-    climbs = {name: layers_of(name) for name in own_package if not set(layers_of(name)) <= allowed}
+    climbs = {name: above for name, above in reached(path).items() if not above <= allowed}
     assert not climbs, f"{own} may import {sorted(allowed)}"
 
 

@@ -1,8 +1,9 @@
 """Sweeps on disk that were never run: their events are written as a run would have written them."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import yaml
 from harness import TINY
 
 from sweep.analysis.sweep_result import Sweep, load
+from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
+from sweep.search.controller import Ledger
+from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog
 from trainer import engine
 from trainer.config import TrainConfig
@@ -63,6 +67,17 @@ def write_sweep(
     ordered = [*sorted(events, key=lambda e: e.time), *more]
     (config.folder / "events.jsonl").write_bytes(b"".join(event.to_line() for event in ordered))
     return load("told" if "name" not in settings else str(settings["name"]), output)
+
+
+@contextlib.contextmanager
+def begun(config: SweepConfig) -> Iterator[Ledger]:
+    """A new sweep with its study and event log on disk, whose ledger is to be told what its trials do."""
+    config.folder.mkdir(parents=True)
+    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
+    config.dump(config.folder / "sweep.yaml")
+    with EventLog(config.folder / "events.jsonl") as log:
+        log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
+        yield Ledger(config, study, log)
 
 
 def worth(lr: float, weight: float) -> float:

@@ -26,7 +26,6 @@ from trainer.evaluation import evaluate
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
-from trainer.run_folder import append_history, write_config, write_history
 from trainer.runtime import distributed
 from trainer.runtime.batch_norm import synchronise
 from trainer.runtime.device import autocast, place
@@ -141,12 +140,12 @@ def train(
 def _train(
     config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None, save_after: Collection[int]
 ) -> TrainResult:
-    distributed.on_first(lambda: write_config(config, folder))
+    distributed.on_first(lambda: run_folder.write_config(config, folder))
     training, validation = distributed.on_each(lambda: _load_splits(config))
     run = start_run(config)
     if state := distributed.on_first(lambda: _load_state(config, resume_from)):
         run.load_state_dict(state)
-    distributed.on_first(lambda: write_history(run.history, folder))
+    distributed.on_first(lambda: run_folder.write_history(run.history, folder))
     for epoch, row in enumerate(run.history, 1):
         _tell(report, epoch, row)
     saved = monotonic()
@@ -320,5 +319,5 @@ def _write_epoch(run: Run, folder: Path, due: bool) -> bool:
     """Writes the last epoch's metrics, after the checkpoint where it is due; returns whether it was."""
     if due:
         checkpoint.save(run.state_dict(), folder / run_folder.LAST)
-    append_history(run.history[-1], len(run.history), folder)
+    run_folder.append_history(run.history[-1], len(run.history), folder)
     return due

@@ -13,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer import checkpoint, errors, run_folder
+from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.coords import invert, to_pixels, transform
 from trainer.data.batches import evaluation_batches
 from trainer.data.crops import CropSplit
 from trainer.data.images import crop_face
+from trainer.errors import CheckpointError
 from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
+from trainer.run_folder import BEST
 from trainer.runtime.device import autocast, place
 from trainer.runtime.process import prepare_process
 from trainer.settings import apply_overrides
@@ -90,12 +92,12 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
         CheckpointError: missing, damaged, or without evaluated weights.
         ConfigError: an override that does not fit.
     """
-    path = path / run_folder.BEST if path.is_dir() else path
+    path = path / BEST if path.is_dir() else path
     state = checkpoint.load(path)
     if "optimizer" in state:
-        raise errors.CheckpointError(f"{path}: holds the state of a run to go on from; give its {run_folder.BEST}")
+        raise CheckpointError(f"{path}: holds the state of a run to go on from; give its {BEST}")
     if not {"config", "model"} <= state.keys():
-        raise errors.CheckpointError(f"{path}: holds no config or no weights")
+        raise CheckpointError(f"{path}: holds no config or no weights")
     tree = state["config"]
     apply_overrides(TrainConfig, tree, overrides or {})
     config = TrainConfig.from_tree(tree, str(path)).resolved()
@@ -104,7 +106,7 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise errors.CheckpointError(f"{path}: its weights do not fit its config ({error})") from None
+        raise CheckpointError(f"{path}: its weights do not fit its config ({error})") from None
     return config, place(model, config).eval()
 
 

@@ -11,7 +11,6 @@ from filelock import FileLock, Timeout
 from sweep.core.config import SweepConfig
 from trainer import run_folder
 from trainer.errors import ConfigError
-from trainer.run_folder import FACES_FILE, METRICS_FILE
 
 CONFIG_FILE, EVENTS_FILE, LOG_FILE, MLFLOW_STATE_FILE = "sweep.yaml", "events.jsonl", "sweep.log", "mlflow.json"
 LEADERBOARD_FILE, BEST_FILE, REPORT_FILE = "leaderboard.csv", "best.yaml", "report.html"
@@ -19,7 +18,7 @@ LEADERBOARD_FILE, BEST_FILE, REPORT_FILE = "leaderboard.csv", "best.yaml", "repo
 TRIAL_LOG = "trial.log"  # what became of it, wherever it ran
 HUNG_FILE = "hung.txt"  # the stacks of its threads when it had reported nothing for nearly too long
 CED_FILE = "ced.png"  # drawn when MLflow gets it
-SMALL_FILES = (run_folder.CONFIG_FILE, METRICS_FILE, FACES_FILE, TRIAL_LOG)  # kept of every trial
+SMALL_FILES = (run_folder.CONFIG_FILE, run_folder.METRICS_FILE, run_folder.FACES_FILE, TRIAL_LOG)  # kept of every trial
 
 
 def find_sweep(name: str | Path, output: Path) -> Path:

@@ -1,7 +1,7 @@
 """python make.py: a small study as this program leaves it on disk, packed into study.tar.gz, for later ones to read.
 
-It holds a sweep that Ctrl-C has ended in the middle of a trial, what it has sent to MLflow, its winner trained again,
-its model card and its registered model, and in `expected.json` what this program says of all that. Weights take 45 MB
+It holds a sweep that Ctrl-C has ended in the middle of a trial, what it has sent to MLflow, what it says of its winner
+trained again, its registered model, and in `expected.json` what this program says of all that. Weights take 45 MB
 a network, so theirs are made small (`slim`), and only their shapes and what is said of them are the sweep's.
 
 Made with commit 445cb38 by `PYTHONPATH=.:tests python tests/old_study/make.py`; make another beside it rather than
@@ -23,6 +23,10 @@ import torch
 import yaml
 from harness import CALM, Sweep
 from waiting import PATIENCE, wait_for
+
+from sweep import load
+from trainer.serving import LandmarkPredictor
+from trainer.synthetic import draw_face
 
 HOME = Path(__file__).parent
 UNUSED = ("/cache", "__pycache__", "ced.png", "/reruns/", "/card/", "/artifacts/checkpoint", "serving_input")
@@ -81,17 +85,15 @@ def main() -> None:
         pack(home)
 
 
+def drawn() -> np.ndarray:
+    """(1, 64, 64, 3): the face on which the landmarks are found."""
+    return np.ascontiguousarray(draw_face(0, 7, size=64).image[..., ::-1])[None]
+
+
 def told(sweep: Sweep) -> dict:
     """What this program says of the study, and what its best network finds on a drawn face."""
-    from sweep import load
-    from trainer.serving import LandmarkPredictor
-    from trainer.synthetic import draw_face
-
     read = load(sweep.folder)
-    face = np.ascontiguousarray(draw_face(0, 7, size=64).image[..., ::-1])
-    best = sweep.folder / "trials" / f"{read.best.number:04}" / "best.pt"
-    found = LandmarkPredictor(best).predict(face[None])[0]
-    print("landmarks differ by", found.std(axis=0), "pixels")
+    best = read.config.trial_folder(read.best.number) / "best.pt"
     return {
         "home": str(sweep.home),
         "best": read.best.number,
@@ -99,7 +101,7 @@ def told(sweep: Sweep) -> dict:
         "history": {n: {epoch: row["val/nme"] for epoch, row in rows.items()} for n, rows in read.rows.items()},
         "findings": sorted(read.findings),
         "best_config": yaml.safe_load((sweep.folder / "best.yaml").read_text()),
-        "landmarks": found.tolist(),
+        "landmarks": LandmarkPredictor(best).predict(drawn())[0].tolist(),
     }
 
 

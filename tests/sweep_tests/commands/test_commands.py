@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from waiting import PATIENCE
+from written_sweeps import begun
 
 from sweep import __main__ as starsweep
 from sweep.core.config_file import load_sweep
 from sweep.core.errors import RerunError
 from sweep.core.trial import State
 from sweep.driver.command_line import carry_out
-from sweep.search.controller import Ledger
-from sweep.search.study import Study
-from sweep.storage.event_log import Event, EventKind, EventLog
 from trainer.errors import ConfigError
 from trainer.settings import ArgumentParser
 
@@ -199,12 +197,7 @@ def finished(tmp_path_factory):
     tree = {"space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}}, "trials": 1, "report": False}
     (home / "faces.yaml").write_text(yaml.safe_dump(tree | {"train": {"optim": {"epochs": 3}}}))
     config = load_sweep(home / "faces.yaml", {"output": str(home / "out")})
-    config.folder.mkdir(parents=True)
-    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
-    config.dump(config.folder / "sweep.yaml")
-    with EventLog(config.folder / "events.jsonl") as log:
-        log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
-        ledger = Ledger(config, study, log)
+    with begun(config) as ledger:
         ledger.next_trial()
         ledger.report(0, 3, {"val/nme": 0.1, "best_nme": 0.1, "epoch_seconds": 1.0})
         ledger.end(0, State.COMPLETE)

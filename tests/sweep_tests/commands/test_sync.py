@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from written_sweeps import begun
 
 from sweep import run, sync
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State
 from sweep.driver import session
-from sweep.search.controller import Ledger
-from sweep.search.study import Study
-from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.tracking.mlflow_client import connect
 
 
@@ -40,12 +38,7 @@ def config(tmp_path, monkeypatch) -> SweepConfig:
     }
     Path("faces.yaml").write_text(yaml.safe_dump(tree))
     config = load_sweep("faces.yaml", {})
-    config.folder.mkdir(parents=True)
-    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
-    config.dump(config.folder / "sweep.yaml")
-    with EventLog(config.folder / "events.jsonl") as log:
-        log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
-        ledger = Ledger(config, study, log)
+    with begun(config) as ledger:
         for number in (0, 1):
             assert ledger.next_trial().number == number
             for epoch in (1, 2, 3):

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 from harness import CALM, TINY, Sweep, read_until
 from waiting import PATIENCE
+from written_sweeps import begun
 
 from sweep import load
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State
 from sweep.driver import end_hook
-from sweep.search.controller import Ledger
-from sweep.search.study import Study
-from sweep.storage.event_log import Event, EventKind, EventLog
 
 SECRET = f"s3cr3t-{uuid.uuid4().hex}"
 SETTINGS = CALM | {
@@ -111,11 +109,7 @@ def test_a_sweep_without_a_complete_trial_has_failed(tmp_path):
     """Its one trial diverged; the same command has nothing left to run, so that no Ray is needed."""
     sweep = Sweep(tmp_path / "home", settings=SETTINGS)
     config = load_sweep(sweep.home / "faces.yaml", {"output": str(sweep.output)})
-    config.folder.mkdir(parents=True)
-    study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
-    with EventLog(config.folder / "events.jsonl") as log:
-        log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
-        ledger = Ledger(config, study, log)
+    with begun(config) as ledger:
         ledger.next_trial()
         ledger.end(0, State.DIVERGED, "loss is nan")
     ended = sweep.run("--on-end", noting(sweep.home / "failed.txt"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from harness import call
 from written_sweeps import PARAMS, PLANE, final, note, read, write_sweep, write_trained
 
 from sweep import card
@@ -37,12 +38,7 @@ def sweep(trained, tmp_path) -> Iterator[Sweep]:
 
 
 def run_card(sweep: Sweep, capsys, *words: str) -> tuple[int, str, str]:
-    try:
-        code = card.main([sweep.name, "--output", str(sweep.folder.parent), *words])
-    except SystemExit as ended:
-        code = ended.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return call(card.main, capsys, sweep.name, "--output", str(sweep.folder.parent), *words)
 
 
 def make(sweep: Sweep, capsys) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import CALM, TINY, Sweep, rows
+from harness import CALM, TINY, Sweep, call, rows
 from waiting import PATIENCE
 from written_sweeps import MIXED, PLANE, SHAPES, SPEED, TWO, some, with_head, write_sweep, write_two_objectives
 
@@ -483,20 +483,11 @@ def test_a_reading_that_gave_no_number_is_told_too(tmp_path):
 # Several sweeps
 
 
-def run_here(capsys, *words: str) -> tuple[int, str, str]:
-    try:
-        code = report.main(words)
-    except SystemExit as ended:
-        code = ended.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def test_equal_sweeps_stand_side_by_side(tmp_path, capsys):
     output = tmp_path / "out"
     for name in ("a", "b"):
         write_sweep(output, PLANE, TRIALS, name=name, more=[finding("seeds", compared(0.001))])
-    code, out, _ = run_here(capsys, "a", "b", "--output", str(output))
+    code, out, _ = call(report.main, capsys, "a", "b", "--output", str(output))
     assert (code, out.strip()) == (0, str(output / "report-a-b.html"))
     page = Page(output / "report-a-b.html")
     assert list(page.sections) == [
@@ -542,14 +533,16 @@ def test_sweeps_without_any_trial_stand_side_by_side(tmp_path):
 
 def test_bad_input_is_refused_in_one_line(tmp_path, capsys):
     write_sweep(tmp_path, PLANE, TRIALS)
-    code, _, err = run_here(capsys, "told", "--output", str(tmp_path), "--out", str(tmp_path / "none" / "r.html"))
+    code, _, err = call(
+        report.main, capsys, "told", "--output", str(tmp_path), "--out", str(tmp_path / "none" / "r.html")
+    )
     assert code == 2
     assert f"there is no folder {tmp_path / 'none'}" in err
-    code, _, err = run_here(capsys, "sold", "--output", str(tmp_path))
+    code, _, err = call(report.main, capsys, "sold", "--output", str(tmp_path))
     assert code == 2
     assert f"sold: no sweep of this name in {tmp_path}" in err
     assert "(there: told)" in err
-    code, _, err = run_here(capsys, "told", "--output", str(tmp_path), "--out", str(tmp_path))
+    code, _, err = call(report.main, capsys, "told", "--output", str(tmp_path), "--out", str(tmp_path))
     assert code in (1, 2)
     assert "Traceback" not in err
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))  # nothing is left of the attempt
@@ -558,6 +551,6 @@ def test_bad_input_is_refused_in_one_line(tmp_path, capsys):
 
 def test_out_names_the_file(tmp_path, capsys):
     write_sweep(tmp_path, PLANE, TRIALS)
-    code, out, _ = run_here(capsys, "told", "--output", str(tmp_path), "--out", str(tmp_path / "mine.html"))
+    code, out, _ = call(report.main, capsys, "told", "--output", str(tmp_path), "--out", str(tmp_path / "mine.html"))
     assert (code, out.strip()) == (0, str(tmp_path / "mine.html"))
     assert not (tmp_path / "told" / "report.html").exists()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from harness import TINY
+from harness import TINY, call
 from made_up_curves import CORNER, EPOCHS, SPACE, make_curves
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -52,12 +52,7 @@ def ask(here, capsys):
         *words: str, sweep: str = "faces.yaml", curves: str = "curves.json.gz", repeats: int = 3
     ) -> tuple[int, str, str]:
         line = [sweep, "--curves", *curves.split(), "--repeats", str(repeats), *words]
-        try:
-            code = simulate.main(line)
-        except SystemExit as ended:
-            code = ended.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return call(simulate.main, capsys, *line)
 
     return run
 
