@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measuring import machine
 
-NAMES = ("kernel", "step", "data", "sweep", "growth", "scale", "packing", "outage", "search", "repeats")
+NAMES = ("kernel", "step", "forms", "data", "sweep", "growth", "scale", "packing", "outage", "search", "repeats")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

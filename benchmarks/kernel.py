@@ -48,7 +48,7 @@ def time_variant(name: str) -> str:
     """Median seconds of a step, and the memory it takes beside the logits, in tensors of their size."""
     loss, prepared = VARIANTS[name]
     if prepared:
-        prepare_process(TrainConfig().resolved())
+        prepare_process(TrainConfig().with_threads())
     logits, target = landmark_logits(SHAPE, spread=0.1)
     out = torch.empty_like(logits)
     step = (lambda: torch.neg(logits, out=out)) if loss is None else _step(loss, logits, target)

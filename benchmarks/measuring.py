@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import statistics
@@ -65,10 +66,11 @@ def medians_in_turn(variants: Mapping[K, Callable[[], V]], rounds: int) -> dict[
     return {name: statistics.median_low(values) for name, values in found.items()}
 
 
-def run_alone(module: str, *words: str) -> str:
+def run_alone(module: str, *words: str, **environment: str) -> str:
     """What a module prints that is run with these words in a process of its own."""
     command = [sys.executable, "-m", module, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    env = os.environ | environment
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
 
 
 def peak_memory() -> int:

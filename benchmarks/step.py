@@ -15,6 +15,8 @@ from benchmarks.measuring import Table, medians_in_turn, run_alone, time_in_turn
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.engine import start_run, train_epoch
+from trainer.form_speed import resolve
+from trainer.forms import form_of
 from trainer.losses import star_loss
 from trainer.model import build_model
 from trainer.runtime.device import autocast
@@ -71,7 +73,8 @@ def time_trainer(config: TrainConfig) -> float:
 def time_bare_loop(config: TrainConfig) -> float:
     """Images a second of the network alone, as the trainer sets it up."""
     run = start_run(config)
-    pictures = _pictures(config).contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if form_of(config).channels_last else torch.contiguous_format
+    pictures = _pictures(config).contiguous(memory_format=layout)
     return _rate(lambda epoch: _steps(run.model, run.optimizer, pictures, config, _mean))
 
 
@@ -91,7 +94,9 @@ def time_star(config: TrainConfig) -> float:
     prepare_process(config)
     batch, side = config.optim.batch_size, config.data.image_size // 4
     logits, target = landmark_logits((batch, config.data.landmarks.count, side, side), spread=0.1)
-    given = logits.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    form = form_of(config)
+    layout = torch.channels_last if form.channels_last else torch.contiguous_format
+    given = logits.to(getattr(torch, form.precision)).contiguous(memory_format=layout).requires_grad_()
     mask = torch.ones(target.shape[:2], dtype=torch.bool)
     seconds = time_in_turn({"": lambda: star_loss(given, target, mask=mask).backward()}, rounds=30, warmup=5)
     return batch / seconds[""]
@@ -99,7 +104,8 @@ def time_star(config: TrainConfig) -> float:
 
 def _time_plain(config: TrainConfig, loss: Callable[[torch.Tensor], torch.Tensor]) -> float:
     model = build_model(config)
-    plain, pictures = config.replace({"run.precision": "float32"}), _pictures(config)
+    plain = config.replace({"run.precision": "float32", "run.channels_last": False})
+    pictures = _pictures(config)
     optimizer = torch.optim.Adam(model.parameters())
     return _rate(lambda epoch: _steps(model, optimizer, pictures, plain, loss))
 
@@ -152,4 +158,4 @@ def _rate(epoch_of: Callable[[int], int]) -> float:
 
 
 if __name__ == "__main__":
-    print(VARIANTS[sys.argv[2]](TrainConfig.load(None, SETUPS[sys.argv[1]]).resolved()))
+    print(VARIANTS[sys.argv[2]](resolve(TrainConfig.load(None, SETUPS[sys.argv[1]]))))

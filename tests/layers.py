@@ -24,11 +24,11 @@ class Layer(NamedTuple):
 
 
 TRAINER = {
-    "ground": Layer({"errors", "cores", "landmarks", "coords", "settings", "config", "run_folder"}, set()),
+    "ground": Layer({"errors", "cores", "landmarks", "coords", "settings", "config", "forms", "run_folder"}, set()),
     "machine": Layer({"runtime", "checkpoint"}, {"ground"}),
     "network": Layer({"heatmap", "model", "losses", "metrics", "optim"}, {"ground"}),
     "faces": Layer({"synthetic", "data"}, {"ground", "machine"}),
-    "loop": Layer({"engine", "evaluation", "inference"}, {"ground", "machine", "network", "faces"}),
+    "loop": Layer({"engine", "evaluation", "form_speed", "inference"}, {"ground", "machine", "network", "faces"}),
     "tools": Layer({"visualize", "speed", "onnx_export", "serving"}, {"ground", "machine", "network", "faces", "loop"}),
     "commands": Layer(
         {"train", "evaluate", "predict", "show", "export"}, {"ground", "machine", "faces", "loop", "tools"}

@@ -161,7 +161,10 @@ PARAMS = {"optim.lr": 2e-3, "loss.star_weight": 1.5}
 def write_trained(output: Path, params: dict = PARAMS) -> Sweep:
     """A sweep of which only the winner, trial 0, was really trained."""
     folder = output / "told" / "trials" / "0000"
-    tree = TINY | {"optim": {"epochs": 2, "batch_size": 8}, "run": {"precision": "float32", "threads": 1}}
+    tree = TINY | {
+        "optim": {"epochs": 2, "batch_size": 8},
+        "run": TINY["run"] | {"threads": 1},
+    }
     cache = {"data.cache_dir": str(output / "cache")}
     result = engine.train(TrainConfig.from_tree(tree).replace({**params, **cache, "run.output": str(folder)}))
     curve = [json.loads(line)["val/nme"] for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,6 +1,6 @@
 """TrainConfig: everything that decides a training run, typed, frozen, with the defaults written once.
 
-A resolved config (see `resolved`) is written into every run folder and is enough to repeat the run.
+A resolved config (see `trainer.form_speed.resolve`) is written into every run folder and is enough to repeat the run.
 """
 
 from __future__ import annotations
@@ -184,8 +184,12 @@ class RunConfig(Section):
         le=1024,
         description="CPU threads of the network, a process; null: its share of all, written down at start [threads]",
     )
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="the network; the loss is always float32")
-    channels_last: bool = Field(True, description="memory layout NHWC, faster on CPUs and tensor cores")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the network, the loss is always float32; auto: the fastest here, float16 on GPUs only"
+    )
+    channels_last: Literal["auto"] | bool = Field(
+        "auto", description="memory layout NHWC instead of NCHW; auto: the fastest here"
+    )
     compile: bool = Field(False, description="torch.compile the network: a slow first step, then faster on GPUs")
     flip_test: bool = Field(True, description="evaluate with the mirrored face averaged in")
     checkpoint_seconds: float = Field(
@@ -240,8 +244,8 @@ class TrainConfig(Section):
             settings.set_key(tree, key, value)
         return self.from_tree(tree)
 
-    def resolved(self) -> TrainConfig:
-        """Returns the config with what depends on the machine written down: the number of threads."""
+    def with_threads(self) -> TrainConfig:
+        """Returns the config with the number of threads written down."""
         return self if self.run.threads else self.replace({"run.threads": cores_per_process()})
 
     def identity(self) -> str:

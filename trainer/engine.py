@@ -23,6 +23,8 @@ from trainer.data.crop_cache import load_split
 from trainer.data.crops import CropSplit
 from trainer.errors import NonFiniteError
 from trainer.evaluation import evaluate
+from trainer.form_speed import resolve
+from trainer.forms import form_of
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
@@ -70,6 +72,7 @@ class Run:
     network: nn.Module
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the loss, in float16 only
     history: list[dict[str, float]] = field(default_factory=list)
     best_nme: float = math.inf
     best_epoch: int = 0
@@ -81,7 +84,8 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, for `checkpoint.save`."""
-        return {
+        scaler = {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+        return scaler | {
             "identity": self.config.identity(),
             "config": self.config.tree(),
             "model": self.model.state_dict(),
@@ -98,6 +102,8 @@ class Run:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
         self.best_nme, self.best_epoch = state["best_nme"], state["best_epoch"]
 
@@ -129,7 +135,7 @@ def train(
         NonFiniteError: the loss or the validation NME is no number; names step, learning rate and STAR weight.
             All of these are raised on all ranks, on whichever they arise.
     """
-    config = distributed.on_first(config.resolved)
+    config = distributed.on_first(lambda: resolve(config))
     if config.run.output is None:
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
@@ -184,7 +190,8 @@ def _build_run(config: TrainConfig) -> Run:
     if config.run.compile:
         model.compile()  # in place, the names of the weights stay
     device = next(model.parameters()).device
-    return Run(config, device, model, model, average, build_optimizer(model, config.optim))
+    scaler = torch.amp.GradScaler(device.type, enabled=form_of(config).precision == "float16")
+    return Run(config, device, model, model, average, build_optimizer(model, config.optim), scaler)
 
 
 def _one_epoch(
@@ -265,7 +272,7 @@ def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, i
         due = number % optim.accumulate == 0 or number == batches
         with distributed.averaging(run.network, due):
             loss, mean = distributed.over_batch(forward(run, batch, loss_of), batch.mask)
-            (loss / share).backward()
+            backward(run, loss / share)
         losses.append(mean)
         if due:
             optimizer_step(run, lr)
@@ -283,13 +290,24 @@ def forward(run: Run, batch: Batch, loss_of: LandmarkLoss) -> Tensor:
     return loss_of(output, target, mask)
 
 
+def backward(run: Run, loss: Tensor) -> None:
+    """Adds the gradients of a loss to those in the model; in float16 scaled, so that small ones do not vanish."""
+    run.scaler.scale(loss).backward()
+
+
 def optimizer_step(run: Run, lr: float) -> None:
-    """One step with the gradients that lie in the model, which are cleared."""
+    """One step with the gradients that lie in the model, which are cleared.
+
+    In float16 it is left out where a scaled gradient has overflowed, and the scale is halved (Micikevicius et al.,
+    Mixed Precision Training, ICLR 2018, section 3.2).
+    """
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     if run.config.optim.clip_norm is not None:
+        run.scaler.unscale_(run.optimizer)
         nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optim.clip_norm)
-    run.optimizer.step()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     if run.average is not None:
         run.average.update_parameters(run.model)

@@ -20,6 +20,7 @@ from trainer.data.batches import evaluation_batches
 from trainer.data.crops import CropSplit
 from trainer.data.images import crop_face
 from trainer.errors import CheckpointError
+from trainer.form_speed import resolve
 from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
 from trainer.run_folder import BEST
@@ -100,7 +101,7 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
         raise CheckpointError(f"{path}: holds no config or no weights")
     tree = state["config"]
     apply_overrides(TrainConfig, tree, overrides or {})
-    config = TrainConfig.from_tree(tree, str(path)).resolved()
+    config = resolve(TrainConfig.from_tree(tree, str(path)))
     prepare_process(config)
     model = LandmarkNet(config.model, config.data.landmarks.count)
     try:

@@ -15,8 +15,9 @@ import torch
 from trainer.config import TrainConfig
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
-from trainer.engine import forward, optimizer_step, start_run
+from trainer.engine import backward, forward, optimizer_step, start_run
 from trainer.evaluation import evaluate
+from trainer.form_speed import resolve
 from trainer.losses import LandmarkLoss
 
 _WARMUP = 3  # batches
@@ -47,7 +48,7 @@ def measure_speed(config: TrainConfig, seconds: float = 5.0, wait: Callable[[], 
         seconds: how long to measure, at least one batch.
         wait: called between warming up and measuring, so that several processes can measure at the same time.
     """
-    config = config.resolved()
+    config = resolve(config)
     split = load_split(config.data, "train")
     run = start_run(config)
     run.model.train()
@@ -56,7 +57,7 @@ def measure_speed(config: TrainConfig, seconds: float = 5.0, wait: Callable[[], 
     faces = 0
     for number, batch in enumerate(batches, 1):
         loss = forward(run, batch, loss_of)
-        (loss / config.optim.accumulate).backward()
+        backward(run, loss / config.optim.accumulate)
         if number % config.optim.accumulate == 0 or number <= _WARMUP:
             optimizer_step(run, config.optim.lr)
         loss.item()  # waits for the device

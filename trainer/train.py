@@ -15,6 +15,7 @@ from pathlib import Path
 from trainer.config import TrainConfig
 from trainer.cores import processes
 from trainer.errors import CheckpointError, ConfigError, DataError, ModelError, NonFiniteError
+from trainer.forms import form_of, is_open, slow_warning
 from trainer.run_folder import CONFIG_FILE, LAST
 from trainer.settings import ArgumentParser
 
@@ -97,6 +98,7 @@ def _train(config: TrainConfig, checkpoint: Path | None) -> int:
 
     show = _Progress(config.optim.epochs) if sys.stderr.isatty() else None
     try:
+        config = _in_its_form(config)
         result = engine.train(config, report=show, resume_from=checkpoint)
     except (DataError, CheckpointError, ModelError, NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -104,6 +106,22 @@ def _train(config: TrainConfig, checkpoint: Path | None) -> int:
     best = f"best val NME {result.best_nme:.4%}" if config.data.train_on == "train" else "trained on train+val"
     print(f"{best} (epoch {result.best_epoch} of {result.epochs})  {result.folder}")
     return 0
+
+
+def _in_its_form(config: TrainConfig) -> TrainConfig:
+    """The config with the form in which it is computed here, which is said; of several processes, the first decides."""
+    if processes() > 1:
+        return config
+    from trainer.form_speed import resolve, speeds_here
+
+    chosen = resolve(config)
+    speeds, form = speeds_here(chosen), form_of(chosen)
+    if is_open(config):
+        rate = f"{speeds.rates[form]:.1f} images/s, " if speeds.measured else ""
+        print(f"computed in {form}: {rate}{speeds.source}", file=sys.stderr)
+    elif text := slow_warning(chosen, speeds):
+        print(text, file=sys.stderr)
+    return chosen
 
 
 class _Progress:

@@ -184,6 +184,10 @@ class SweepConfig(Section):
         """The sweep's own folder, absolute: trials change their working directory."""
         return (Path(self.output) / self.name).resolve()
 
+    def with_train(self, train: TrainConfig) -> SweepConfig:
+        """The same sweep with another base of its trials."""
+        return settings.build(SweepConfig, self.model_dump(mode="json") | {"train": train.tree()}, self.name)
+
     def trial_config(self, trial: TrialRecord) -> TrainConfig:
         """The complete config of one trial."""
         seed = {} if trial.seed is None else {"run.seed": trial.seed}

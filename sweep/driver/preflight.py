@@ -10,9 +10,11 @@ from sweep.core.formatting import format_seconds
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from sweep.driver.packing import Packing, measure_packing, neighbours
+from sweep.driver.preparation import speeds_apart
 from sweep.execution.resources import check_local
 from sweep.tracking.artifacts import make_projector
 from trainer.data.crop_cache import load_split
+from trainer.forms import Form, FormSpeeds, choose, form_of
 from trainer.speed import Speed
 
 _WORTHWHILE = 0.05  # gain from which another packing is recommended
@@ -34,6 +36,9 @@ def dry_run(config: SweepConfig) -> str:
     lines.append(f"  MLflow     {_check_mlflow(config)}")
     training, validation = (load_split(config.train.data, split) for split in ("train", "val"))
     lines.append(f"  data       {len(training)} training and {len(validation)} validation faces")
+    speeds = speeds_apart(config.train)
+    config = config.with_train(choose(config.train, {"this machine": speeds}))
+    lines += _compare_forms(form_of(config.train), speeds)
     on_cores = config.ray_address is None and not config.resources.gpus
     # elsewhere a trial alone: several processes here would all take the first GPU
     packing = measure_packing(config.train, slots if on_cores else 1, config.train.run.threads or 1)
@@ -45,6 +50,21 @@ def dry_run(config: SweepConfig) -> str:
     if on_cores:
         lines += _compare_packings(config, packing)
     return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
+
+
+def _compare_forms(chosen: Form, speeds: FormSpeeds) -> list[str]:
+    """Precision and memory layout of the network, and how fast the others would be."""
+    if not speeds.measured:
+        return [f"  network    {chosen} ({speeds.source})"]
+    others = sorted((form for form in speeds.rates if form != chosen), key=speeds.factor)
+    rate = speeds.rates[chosen]
+    return [
+        f"  network    {chosen}: {rate:.1f} images/s forward and backward ({speeds.source})",
+        *(
+            f"             {form}: {speeds.rates[form]:.1f} ({speeds.rates[form] / rate:.2f} of that)"
+            for form in others
+        ),
+    ]
 
 
 def _budget(config: SweepConfig) -> str:

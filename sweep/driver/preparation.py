@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,9 +14,12 @@ from rich.console import Console
 
 from sweep.core.config import SweepConfig
 from sweep.core.stop_request import StopRequest
-from sweep.execution.node_setup import prepare_faces
+from sweep.execution.node_setup import Readiness, prepare_faces
 from sweep.storage.remote_files import Storage
 from sweep.tracking.artifacts import make_projector
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+from trainer.forms import FormSpeeds, recall
 
 if TYPE_CHECKING:
     from sweep.execution.resources import Slots
@@ -20,11 +27,11 @@ if TYPE_CHECKING:
 
 def make_ready(
     config: SweepConfig, stack: contextlib.ExitStack, console: Console, stop: StopRequest
-) -> tuple[Slots, dict[str, str]]:
+) -> tuple[Slots, Readiness]:
     """Prepares faces and MLflow while Ray starts, which `stack` will leave.
 
     Returns:
-        How many trials fit at once, and the hashes of the faces by name.
+        How many trials fit at once, and what is known of the machines.
 
     Raises:
         ConfigError, DataError, ModelError: as `sweep.driver.session.run_sweep`.
@@ -37,12 +44,12 @@ def make_ready(
         stack.enter_context(ray_session.ray_session(config))
         slots = resources.Slots(config)
 
-        def prepare() -> dict[str, str]:
+        def prepare() -> Readiness:
             slots.wait(lambda: bool(stop))
             if preparation is not None:
                 return preparation.result()
             storage = Storage.of_sweep(config.storage, config.name, config.folder) if config.storage else None
-            return {} if stop else node_setup.prepare_nodes(config, storage)
+            return Readiness() if stop else node_setup.prepare_nodes(config, storage)
 
         return slots, ray_session.attended(prepare, stop)
 
@@ -56,26 +63,53 @@ def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> No
 
 
 class _Preparation:
-    """Builds the crop cache of the base config in the background, and tries its weights, so that no trial has to."""
+    """Builds the crop cache of the base config in the background, tries its weights, and measures how fast it is."""
 
     def __init__(self, config: SweepConfig) -> None:
         import trainer.data.crop_cache  # noqa: F401  # in this thread, before Ray: importing OpenCV resets sys.path
 
         self._config = config.train
-        self._hashes: dict[str, str] = {}
+        self._ready = Readiness()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="crops", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._hashes = prepare_faces(self._config)
+            speeds = speeds_apart(self._config)
+            self._ready = Readiness(prepare_faces(self._config), {"this machine": speeds})
         except Exception as error:
             self._error = error
 
-    def result(self) -> dict[str, str]:
-        """Waits until the crops are there and gives their hashes; raises what building them raised."""
+    def result(self) -> Readiness:
+        """Waits until all is known; raises what kept it from being known."""
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._hashes
+        return self._ready
+
+
+def speeds_apart(config: TrainConfig) -> FormSpeeds:
+    """How fast this machine trains a config in each form, measured in a process of its own: this one has no torch.
+
+    Raises:
+        ConfigError: the device is not there.
+        RuntimeError: the network cannot be computed here.
+    """
+    if (known := recall(config)) is not None:
+        return known
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "trainer.form_speed"],
+        input=json.dumps(config.tree()),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,  # Ctrl-C is for this process
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"no pass of the network succeeds on this machine: {reason}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if "error" in found:
+        raise ConfigError(found["error"])
+    return FormSpeeds.from_tree(found)

@@ -27,6 +27,7 @@ from sweep.driver.console import Board, results_table
 from sweep.driver.log_file import logging_into
 from sweep.driver.outputs import Results
 from sweep.driver.preparation import make_ready
+from sweep.execution.node_setup import Readiness
 from sweep.execution.resources import check_local
 from sweep.search import ranking
 from sweep.search.controller import Ledger
@@ -44,9 +45,12 @@ from sweep.storage.sweep_folder import (
 )
 from sweep.tracking.artifacts import make_projector, mlflow_page
 from sweep.tracking.background_writer import BackgroundWriter
+from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.forms import adopt, choose, form_of, is_open, slow_warning
 from trainer.run_folder import BEST
 from trainer.runtime.disk import writing
+from trainer.settings import read_yaml
 
 if TYPE_CHECKING:
     from sweep.execution.resources import Slots
@@ -79,18 +83,20 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         config.folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(config))
         stack.enter_context(logging_into(config.folder / LOG_FILE, console))
+        config = _as_before(config)
         # An old study tells what is left to run. A new one is made when nothing can be wrong any more with its config.
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
         slots: Slots | None = None
-        hashes, stop = dict[str, str](), stack.enter_context(StopRequest())
+        ready, stop = Readiness(), stack.enter_context(StopRequest())
         if study is None or not study.satisfies():
-            slots, hashes = make_ready(config, stack, console, stop)
+            slots, ready = make_ready(config, stack, console, stop)
             stop.listen()  # again: Ray has put handlers of its own in place
         if stop and study is None:
             text = f"interrupted before the first trial; start again with:  {redact(command)}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
             return INTERRUPTED
-        started = _sweep_started(config, command, hashes)
+        config = _in_one_form(config, ready, console)
+        started = _sweep_started(config, command, ready.hashes)
         records, sent = _run_opened(config, study or _open_study(config), slots, stop, console, started)
     _conclude(config, records, console, command, sent, stop)
     if stop.by_user:
@@ -150,6 +156,31 @@ def _run_trials(
             ray_session.attended(lambda: tune_executor.execute(config, ledger, slots, stop, storage), stop)
         finally:
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
+
+
+def _as_before(config: SweepConfig) -> SweepConfig:
+    """The config with the form in which the trials of its folder are computed, where it leaves that open."""
+    if not is_open(config.train):
+        return config
+    try:
+        earlier = TrainConfig.from_tree(read_yaml(config.folder / CONFIG_FILE)["train"])
+    except (ConfigError, KeyError):  # a new sweep, or a file that does not tell
+        return config
+    return config.with_train(adopt(config.train, earlier))
+
+
+def _in_one_form(config: SweepConfig, ready: Readiness, console: Console) -> SweepConfig:
+    """The config with the form in which all its trials are computed, which is said."""
+    if not is_open(config.train):
+        for name, speeds in ready.speeds.items():
+            if text := slow_warning(config.train, speeds):
+                logger.warning("%s: %s", name, text)
+        return config
+    config = config.with_train(choose(config.train, ready.speeds))
+    form = form_of(config.train)
+    known = (f"{s.rates[form]:.1f} images/s, {s.source}" if s.measured else s.source for s in ready.speeds.values())
+    console.print(f"networks are computed in {form}: {'; '.join(dict.fromkeys(known))}", highlight=False)
+    return config
 
 
 def _storage(config: SweepConfig, study: Study) -> Storage | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,33 +16,51 @@ from sweep.execution.resources import fitting
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, ModelError
+from trainer.forms import FormSpeeds
 
 logger = logging.getLogger(__name__)
 
 _DECISIVE = ("torch", "torchvision", "numpy", "opencv-python-headless")  # of what numbers depend on
 
 
-def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) -> dict[str, str]:
-    """Builds the crop cache of this machine, and tries what trials will need here.
+@dataclass(frozen=True)
+class Readiness:
+    """What is known of the machines that train: hashes of the faces by name, speeds of each machine by its name."""
+
+    hashes: dict[str, str] = field(default_factory=dict)
+    speeds: dict[str, FormSpeeds] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What one machine has: `found` are hashes of the faces and versions by name; or the `error` that is there."""
+
+    found: dict[str, str] = field(default_factory=dict)
+    speeds: FormSpeeds | None = None
+    error: str = ""
+
+
+def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) -> NodeReport:
+    """Builds the crop cache of this machine, tries what trials will need here, and how fast they will be.
 
     Args:
         tree: of the sweep's base config.
         storage: where trials put their files; None: into the sweep's folder, which this machine must see.
         probe: a file in that folder.
-
-    Returns:
-        {"data.hash.train": ..., "data.hash.val": ..., "version.torch": ...}, or {"error": what is wrong}.
     """
+    from trainer.form_speed import speeds_here
+
     config = TrainConfig.from_tree(tree)
     found = {f"version.{name}": version(name) for name in _DECISIVE}
     try:
         if storage is not None:
             storage.check()
         elif not probe.exists():
-            return {"error": f"does not see {probe.parent}: give output a folder that all machines see, or set storage"}
-        return found | prepare_faces(config)
+            where = f"does not see {probe.parent}"
+            return NodeReport(error=f"{where}: give output a folder that all machines see, or set storage")
+        return NodeReport(found | prepare_faces(config), speeds_here(config))
     except (ConfigError, DataError, ModelError, OSError) as error:
-        return {"error": str(error)}
+        return NodeReport(error=str(error))
 
 
 def prepare_faces(config: TrainConfig) -> dict[str, str]:
@@ -63,11 +82,8 @@ def prepare_faces(config: TrainConfig) -> dict[str, str]:
     return hashes
 
 
-def prepare_nodes(config: SweepConfig, storage: Storage | None) -> dict[str, str]:
+def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
     """Has every machine with room for a trial build its crop cache and try what trials need.
-
-    Returns:
-        The hashes of the faces, which are the same everywhere.
 
     Raises:
         ConfigError: names the machine on which something is missing, or has other faces.
@@ -92,11 +108,13 @@ def prepare_nodes(config: SweepConfig, storage: Storage | None) -> dict[str, str
     finally:
         probe.unlink(missing_ok=True)
     for node, answer in zip(nodes, found, strict=True):
-        if "error" in answer:
-            raise ConfigError(f"machine {node['NodeManagerAddress']}: {answer['error']}")
-        if changed := [key for key, value in answer.items() if found[0].get(key) != value]:
+        if answer.error:
+            raise ConfigError(f"machine {node['NodeManagerAddress']}: {answer.error}")
+        if changed := [key for key, value in answer.found.items() if found[0].found.get(key) != value]:
             names = f"{nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']}"
             if any(key.startswith("data.") for key in changed):
                 raise ConfigError(f"machines {names} have different faces ({', '.join(changed)})")
             logger.warning("machines %s differ in %s: numbers may differ in their last digits", names, changed)
-    return {key: value for key, value in (found[0] if found else {}).items() if key.startswith("data.")}
+    hashes = {key: value for key, value in (found[0].found if found else {}).items() if key.startswith("data.")}
+    speeds = {str(n["NodeManagerAddress"]): answer.speeds for n, answer in zip(nodes, found, strict=True)}
+    return Readiness(hashes, {name: known for name, known in speeds.items() if known})

@@ -14,6 +14,7 @@ from sweep.analysis.findings import repeat_text, seeds_text
 from sweep.analysis.sweep_result import Sweep
 from sweep.core.formatting import format_params
 from trainer.config import TrainConfig
+from trainer.forms import form_of
 
 DATASETS = {"synthetic": "synthetic faces", "wflw": "WFLW", "w300": "300-W style", "coco": "COCO style"}
 
@@ -156,7 +157,7 @@ def _protocol(card: Published) -> str:
         f"NME: mean distance of the landmarks, divided by {norm}",
         f"trained on {data.train_on}, {optim.epochs} epochs, {optim.batch_size * optim.accumulate} faces a step, "
         f"{optim.name}, {optim.schedule} schedule, backbone weights: {_pretrained(card.config)}",
-        f"evaluated with{'' if run.flip_test else 'out'} flip test, {run.precision}",
+        f"evaluated with{'' if run.flip_test else 'out'} flip test, {form_of(card.config)}",
     ]
     return "\n".join(f"- {fact}" for fact in facts)
 

@@ -279,7 +279,13 @@ def _one_thread() -> Iterator[None]:
 def test_prediction_reads_or_names_every_picture(zoo: list[Path]) -> None:
     torch.manual_seed(0)
     config = TrainConfig().replace(
-        {"data.image_size": 32, "model.backbone": "resnet18", "model.width": 8, "run.precision": "float32"}
+        {
+            "data.image_size": 32,
+            "model.backbone": "resnet18",
+            "model.width": 8,
+            "run.precision": "float32",
+            "run.channels_last": True,
+        }
     )
     model = LandmarkNet(config.model, 98).eval()
     chosen = [path for number, path in enumerate(zoo) if number % 24 == 0 or not path.name.startswith("damaged")]

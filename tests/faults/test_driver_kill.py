@@ -19,7 +19,11 @@ SETTINGS = CALM | {
     "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "loss.star_weight": {"log_uniform": [0.1, 10]}},
     "known": [{"optim.lr": 1e-3, "loss.star_weight": 1.0}],
     "trials": TRIALS,
-    "train": TINY | {"optim": {"epochs": 4, "batch_size": 8}, "run": {"precision": "float32", "checkpoint_seconds": 0}},
+    "train": TINY
+    | {
+        "optim": {"epochs": 4, "batch_size": 8},
+        "run": TINY["run"] | {"checkpoint_seconds": 0},
+    },
 }
 ASK, TOLD = "sweep.search.study:Study.ask", "sweep.search.study:Study.tell"
 STORED = "optuna.storages._rdb.storage:RDBStorage."

@@ -29,7 +29,10 @@ def test_the_trials_of_a_node_that_dies_go_on_elsewhere_from_their_checkpoints(t
         "trials": 3,
         "slots": 2,
         "train": TINY
-        | {"optim": {"epochs": 12, "batch_size": 8}, "run": {"precision": "float32", "checkpoint_seconds": 0}},
+        | {
+            "optim": {"epochs": 12, "batch_size": 8},
+            "run": TINY["run"] | {"checkpoint_seconds": 0},
+        },
     }
     sweep = Sweep(tmp_path / "home", settings=settings)
     log = sweep.folder / "events.jsonl"

@@ -41,6 +41,7 @@ def tiny(tmp_path: Path, crop_cache: Path) -> Iterator[Tiny]:
             "run.output": str(runs / "run"),
             "run.threads": 1,
             "run.precision": "float32",
+            "run.channels_last": True,
         }
         if (changes or {}).get("model.head") != "regression":
             base["model.width"] = 8

@@ -402,13 +402,13 @@ def test_random_overrides_give_a_config_or_a_config_error() -> None:
 # --- what identifies a run
 
 
-def test_resolved_writes_down_the_threads_and_nothing_else() -> None:
+def test_with_threads_writes_down_the_threads_and_nothing_else() -> None:
     config = TrainConfig()
-    resolved = config.resolved()
-    assert resolved.run.threads == available_cores()
-    assert resolved.replace({"run.threads": None}) == config
-    assert resolved.resolved() is resolved
-    assert config.replace({"run.threads": 3}).resolved().run.threads == 3
+    filled = config.with_threads()
+    assert filled.run.threads == available_cores()
+    assert filled.replace({"run.threads": None}) == config
+    assert filled.with_threads() is filled
+    assert config.replace({"run.threads": 3}).with_threads().run.threads == 3
 
 
 @pytest.mark.parametrize(("key", "requires", "value"), [(k, r, v) for k, (r, v) in KNOBS.items()])

@@ -17,7 +17,7 @@ from trainer.synthetic import draw_face
 def weights(tmp_path_factory):
     """A checkpoint of a network that was never trained: what it finds is wrong, but always the same."""
     small = {"data.image_size": 32, "model.backbone": "resnet18", "model.width": 8, "run.threads": 1}
-    config = TrainConfig().replace({**small, "run.precision": "float32"})
+    config = TrainConfig().replace({**small, "run.precision": "float32", "run.channels_last": True})
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     checkpoint.save({"config": config.tree(), "model": build_model(config).state_dict()}, path)
     return path

@@ -10,6 +10,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.forms import form_of
 
 
 def select_device(name: str) -> torch.device:
@@ -25,11 +26,17 @@ def select_device(name: str) -> torch.device:
 
 
 def place(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Moves a model to the config's device and memory layout."""
-    layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
+    """Moves a model to the config's device and memory layout, which must be chosen."""
+    layout = torch.channels_last if form_of(config).channels_last else torch.contiguous_format
     return model.to(select_device(config.run.device)).to(memory_format=layout)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where the config says so; losses and moments are computed outside of it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bfloat16")
+    """The config's precision, which must be chosen; losses and moments are computed outside of it."""
+    return precision_of(form_of(config).precision, device)
+
+
+def precision_of(name: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Has a network compute in bfloat16 or float16, or as it is in float32."""
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
+    return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)

@@ -52,7 +52,7 @@ def calm(tmp_path_factory):
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=sweep.home,
-        env=os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache"), MARK: sweep.mark},
+        env=os.environ | {"XDG_CACHE_HOME": str(sweep.cache), MARK: sweep.mark},
         capture_output=True,
         text=True,
         timeout=PATIENCE,

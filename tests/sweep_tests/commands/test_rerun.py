@@ -53,7 +53,7 @@ def calm(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _same_faces(calm, monkeypatch):
     """Commands in this process draw no faces anew."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(calm.home / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(calm.cache))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def start(sweep: Sweep, *words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "sweep.rerun", sweep.name, "--output", "out", *words],
         cwd=sweep.home,
-        env=os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache"), MARK: sweep.mark},
+        env=os.environ | {"XDG_CACHE_HOME": str(sweep.cache), MARK: sweep.mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -147,7 +147,7 @@ def test_the_best_config_gives_the_same_numbers_without_ray(calm, tmp_path):
     sweep, _ = calm
     best = int(sweep.leaderboard()[0]["number"])
     command = ["-m", "trainer.train", str(sweep.folder / "best.yaml"), "--run.output", str(tmp_path / "again")]
-    environment = os.environ | {"XDG_CACHE_HOME": str(sweep.home / "cache")}
+    environment = os.environ | {"XDG_CACHE_HOME": str(sweep.cache)}
     subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=PATIENCE)
     folders = sweep.folder / "trials" / f"{best:04d}", tmp_path / "again"
     measured = [
@@ -353,7 +353,7 @@ def test_a_resumed_trial_has_the_numbers_of_one_that_was_never_stopped(troubled,
     config = TrainConfig.load(troubled.folder / "trials" / "0000" / "config.yaml")
     config.replace({"run.output": None}).dump(tmp_path / "config.yaml")
     command = ["-m", "trainer.train", str(tmp_path / "config.yaml"), "--run.output", str(tmp_path / "steady")]
-    environment = os.environ | {"XDG_CACHE_HOME": str(troubled.home / "cache")}
+    environment = os.environ | {"XDG_CACHE_HOME": str(troubled.cache)}
     subprocess.run([sys.executable, *command], check=True, env=environment, capture_output=True, timeout=PATIENCE)
     steady = [row["best_nme"] for row in rows(tmp_path / "steady")]
     assert steady == list(troubled.study().trials[0].intermediate_values.values())

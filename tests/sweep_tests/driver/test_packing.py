@@ -21,6 +21,7 @@ SMALL = {
     "model.width": 8,
     "optim.batch_size": 8,
     "run.precision": "float32",
+    "run.channels_last": True,
 }
 
 

@@ -40,6 +40,7 @@ def assignment(folder: Path, number: int) -> dict[str, Any]:
         "optim.epochs": 2,
         "run.threads": 1,
         "run.precision": "float32",
+        "run.channels_last": True,
         "run.output": str(folder / str(number)),
     }
     return {

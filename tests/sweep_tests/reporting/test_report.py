@@ -104,7 +104,7 @@ def ended(tmp_path_factory):
     process = sweep.run()
     assert process.returncode == 0, process.stderr
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(sweep.home / "cache"))
+        patch.setenv("XDG_CACHE_HOME", str(sweep.cache))
         yield sweep, process
     shutil.rmtree(sweep.home)  # weights of a ResNet-18 are 45 MB
 

@@ -48,6 +48,7 @@ BASE: dict[str, object] = {
     "run.checkpoint_seconds": 0.0,
     "run.threads": 1,
     "run.precision": "float32",
+    "run.channels_last": True,
 }
 SAME: dict[str, dict[str, object]] = {  # what must come out the same
     "uneven": {"optim.batch_size": 5, "optim.accumulate": 2, "optim.ema_decay": 0.5, "optim.epochs": 2, **MOVED},
@@ -382,10 +383,10 @@ def test_torchrun_trains_one_run_that_one_process_can_go_on_with(
 
 def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: 8)
-    assert TrainConfig().resolved().run.threads == 8
+    assert TrainConfig().with_threads().run.threads == 8
     for processes, threads in [("2", 4), ("3", 2), ("9", 1)]:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert TrainConfig().resolved().run.threads == threads
+        assert TrainConfig().with_threads().run.threads == threads
 
 
 def test_all_processes_but_the_first_are_silent(

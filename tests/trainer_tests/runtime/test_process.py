@@ -20,7 +20,7 @@ import resource, sys, torch
 from trainer.config import TrainConfig
 from trainer.runtime.process import prepare_process
 if sys.argv[1] == "prepared":
-    prepare_process(TrainConfig().resolved())
+    prepare_process(TrainConfig().with_threads())
 def work():
     tensors = [torch.ones(16 << 20) for _ in range(3)]  # 64 MB each
 for _ in range(4):

@@ -1,0 +1,76 @@
+"""All trials of a sweep are computed in one form, which the machine decides once and which is written down."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import CALM, TINY, Sweep
+
+from sweep import load
+from sweep.core.config_file import load_sweep
+from trainer.config import TrainConfig
+from trainer.forms import Form, FormSpeeds, form_of, remember
+
+pytestmark = pytest.mark.slow
+OPEN = CALM | {"trials": 2, "train": TINY | {"run": {"precision": "auto", "channels_last": "auto"}}}
+FORMS = [Form(precision, last) for precision in ("float32", "bfloat16") for last in (False, True)]
+
+
+def teach(sweep: Sweep, quick: Form) -> dict[str, str]:
+    """Has this machine be five times faster in one form than in the others; gives the environment that knows it."""
+    cache = sweep.home / f"cache of {quick}"
+    os.environ["XDG_CACHE_HOME"], before = str(cache), os.environ.get("XDG_CACHE_HOME")
+    try:
+        config = load_sweep(sweep.home / "faces.yaml", {}).train
+        remember(config, FormSpeeds({form: 50.0 if form == quick else 10.0 for form in FORMS}, "taught"))
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+    return {"XDG_CACHE_HOME": str(cache)}
+
+
+def forms(sweep: Sweep) -> set[Form]:
+    """Of all configs that the sweep has left."""
+    paths = [*sweep.folder.glob("trials/*/config.yaml"), sweep.folder / "best.yaml"]
+    found = [TrainConfig.load(path) for path in paths]
+    found.append(TrainConfig.from_tree(yaml.safe_load((sweep.folder / "sweep.yaml").read_text())["train"]))
+    return {form_of(config) for config in found}
+
+
+@pytest.mark.parametrize("quick", [FORMS[0], FORMS[3]], ids=str)
+def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form) -> None:
+    sweep = Sweep(tmp_path / "home", settings=OPEN)
+    done = sweep.run(**teach(sweep, quick))
+    assert done.returncode == 0, done.stderr
+    assert f"networks are computed in {quick}: 50.0 images/s, taught" in done.stdout
+    assert forms(sweep) == {quick}
+    assert sweep.runs()[None].data.params["run.precision"] == quick.precision
+    other = FORMS[1]
+    again = sweep.run("--trials", "3", **teach(sweep, other))  # now another form is faster: the sweep keeps its own
+    assert again.returncode == 0, again.stderr
+    assert "networks are computed" not in again.stdout
+    assert "10.0" not in again.stdout
+    assert forms(sweep) == {quick}
+    assert len(load(sweep.folder).records) == 3
+
+
+def test_what_is_said_is_obeyed_and_told_where_it_is_slow(tmp_path: Path) -> None:
+    said = OPEN | {"trials": 1, "train": TINY | {"run": {"precision": "float32", "channels_last": True}}}
+    sweep = Sweep(tmp_path / "home", settings=said)
+    done = sweep.run(**teach(sweep, FORMS[0]))
+    assert done.returncode == 0, done.stderr
+    told = " ".join((done.stdout + done.stderr).split())
+    assert "this machine: float32 NHWC is 5.0 times slower here than float32 NCHW" in told
+    assert forms(sweep) == {FORMS[1]}
+
+
+def test_the_dry_run_shows_all_forms_and_measures_them_where_nothing_is_known(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "home", settings=OPEN)
+    done = sweep.run("--dry-run", XDG_CACHE_HOME=str(tmp_path / "empty"))
+    assert done.returncode == 0, done.stderr
+    for form in FORMS:
+        assert str(form) in done.stdout
+    assert "measured here with 1 thread, 32 px" in done.stdout
+    assert len(list((tmp_path / "empty" / "starsweep" / "forms").iterdir())) == 1

@@ -1,0 +1,161 @@
+"""How fast this machine computes a network in each form, from a few seconds of its real forward and backward passes.
+
+All forms are tried on small pictures first, where one that is emulated costs little time; those that are near the best
+are then timed in turns at the config's size, on as many pictures as the time allows.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import sys
+import time
+
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+from trainer.forms import FORMS, Form, FormSpeeds, choose, is_open, recall, remember
+from trainer.model import LandmarkNet
+from trainer.runtime.device import precision_of, select_device
+from trainer.runtime.process import prepare_process
+
+_SECONDS = 3.5  # for timing at the config's size; the rest of five seconds is for what comes before
+_ROUNDS = 7  # are enough
+_SMALL = 64  # pixels
+_NEAR = 1.6  # times slower than the best on small pictures: what is slower than this will not be the best on large ones
+_EMULATED = 3.0  # times slower at its first pass: needs no second one, nor the other layout
+_PASS = 0.3  # seconds that a timed pass should take at most
+_ON_CPU = tuple(form for form in FORMS if form.precision != "float16")
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Returns the config with all that depends on this machine written down: threads, precision and memory layout.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    config = config.with_threads()
+    return choose(config, {"this machine": speeds_here(config)}) if is_open(config) else config
+
+
+def speeds_here(config: TrainConfig) -> FormSpeeds:
+    """How fast the config's device trains its network in each form: measured on CPUs or remembered, known of GPUs.
+
+    Args:
+        config: with its number of threads; neither weights nor faces are read.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    device = select_device(config.run.device)
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return speeds_of_gpu(torch.cuda.get_device_name(device), major, minor, native)
+    if device.type == "mps":
+        return FormSpeeds({Form("float32", False): 1.0}, "float32 NCHW is what is safe on MPS", measured=False)
+    if (known := recall(config)) is not None:
+        return known
+    found = _measure(config)
+    remember(config, found)
+    return found
+
+
+def speeds_of_gpu(name: str, major: int, minor: int, bfloat16: bool) -> FormSpeeds:
+    """What is fast on a GPU by its compute capability: bfloat16 from 8.0 on, before that float16 on tensor cores, which
+    want NHWC (7.0 and 7.5), before that neither."""
+    gpu = f"{name}, compute capability {major}.{minor}"
+    if bfloat16:
+        order, why = ["bfloat16", "float16", "float32"], "bfloat16 in hardware"
+    elif major >= 7:
+        order, why = ["float16", "float32"], "no bfloat16 in hardware, float16 with loss scaling on tensor cores"
+    else:
+        return FormSpeeds({Form("float32", False): 1.0, Form("float32", True): 0.9}, f"{gpu}: no tensor cores", False)
+    ranks = [Form(precision, last) for precision in order for last in (True, False)]
+    return FormSpeeds({form: 1.0 / rank for rank, form in enumerate(ranks, 1)}, f"{gpu}: {why}", measured=False)
+
+
+def main() -> None:
+    """`python -m trainer.form_speed`: the tree of a config in, `FormSpeeds.tree` out; for processes without torch."""
+    try:
+        found = speeds_here(TrainConfig.from_tree(json.load(sys.stdin))).tree()
+    except ConfigError as error:
+        found = {"error": str(error)}
+    print(json.dumps(found))
+
+
+def _measure(config: TrainConfig) -> FormSpeeds:
+    prepare_process(config)
+    size = config.data.image_size
+    deadline = time.perf_counter() + _SECONDS
+    networks = _Networks(config)
+    small = min(_SMALL, size)
+    rough = networks.roughly(small)
+    best = min(rough.values())
+    near = [form for form, seconds in rough.items() if seconds <= _NEAR * best]
+    fewest = 2 if size < _SMALL else 1  # batch norm needs more than one value a channel
+    batch = max(fewest, min(config.optim.batch_size, int(_PASS / (best * (size / small) ** 2))))
+    passes: dict[Form, list[float]] = {form: [] for form in near}
+    for turn in range(1 + _ROUNDS):  # the first is for the libraries to get ready
+        for form in near:
+            if turn < 2 or time.perf_counter() < deadline:
+                passes[form].append(networks.seconds(form, batch, size))
+    exact = {form: statistics.median(times[1:]) / batch for form, times in passes.items()}
+    fastest = min(exact, key=lambda form: exact[form])
+    rates = {form: 1 / (exact[form] if form in exact else exact[fastest] * rough[form] / best) for form in rough}
+    emulated = {form: rates[other] for form in _ON_CPU if form not in rates and (other := _twin(form)) in rates}
+    threads = f"{config.run.threads} thread{'s' * (config.run.threads != 1)}"
+    return FormSpeeds(rates | emulated, f"measured here with {threads}, {size} px")
+
+
+def _twin(form: Form) -> Form:
+    """The other layout."""
+    return Form(form.precision, not form.channels_last)
+
+
+class _Networks:
+    """The network of a config in both layouts, with random weights, for passes that are timed."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._threads = config.run.threads or 1
+        self._layouts = {False: torch.contiguous_format, True: torch.channels_last}
+        with torch.random.fork_rng(devices=[]):
+            network = LandmarkNet(config.model, config.data.landmarks.count).train()
+            self._networks: dict[bool, nn.Module] = {
+                last: copy.deepcopy(network).to(memory_format=layout) for last, layout in self._layouts.items()
+            }
+
+    def roughly(self, size: int) -> dict[Form, float]:
+        """Seconds a picture of this size; without the second layout of a precision that is emulated."""
+        found: dict[Form, float] = {}
+        for form in _ON_CPU:
+            best = min(found.values(), default=float("inf"))
+            if found.get(_twin(form), 0.0) > _EMULATED * best:
+                continue
+            times = [self.seconds(form, 2, size) / 2]
+            if times[0] <= _EMULATED * best or not found:
+                times = [self.seconds(form, 2, size) / 2 for _ in range(3)]
+            found[form] = min(times)
+        return found
+
+    def seconds(self, form: Form, batch: int, size: int) -> float:
+        """Of one forward and backward pass. On one thread it is CPU time, which others on the machine hardly change."""
+        network = self._networks[form.channels_last]
+        shape, random = (batch, 3, size, size), torch.Generator().manual_seed(0)
+        pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+        pictures = pictures.contiguous(memory_format=self._layouts[form.channels_last])
+        clock = time.process_time if self._threads == 1 else time.perf_counter
+        started = clock()
+        with precision_of(form.precision, torch.device("cpu")):
+            output = network(pictures)
+        output.float().mean().backward()
+        passed = clock() - started
+        network.zero_grad(set_to_none=True)
+        return passed
+
+
+if __name__ == "__main__":
+    main()
