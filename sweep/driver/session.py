@@ -170,8 +170,8 @@ def _as_before(config: SweepConfig) -> SweepConfig:
 
 
 def _in_one_form(config: SweepConfig, ready: Readiness, console: Console) -> SweepConfig:
-    """The config with the form in which all its trials are computed, which is said."""
-    if not is_open(config.train):
+    """The config with the form in which all its trials are computed, which is said; as it is if nothing is trained."""
+    if not is_open(config.train) or not ready.speeds:
         for name, speeds in ready.speeds.items():
             if text := slow_warning(config.train, speeds):
                 logger.warning("%s: %s", name, text)
