@@ -24,7 +24,9 @@ class Layer(NamedTuple):
 
 
 TRAINER = {
-    "ground": Layer({"errors", "cores", "landmarks", "coords", "settings", "config", "forms", "run_folder"}, set()),
+    "ground": Layer(
+        {"errors", "cores", "landmarks", "coords", "settings", "config", "forms", "pulse", "run_folder"}, set()
+    ),
     "machine": Layer({"runtime", "checkpoint"}, {"ground"}),
     "network": Layer({"heatmap", "model", "losses", "metrics", "optim"}, {"ground"}),
     "faces": Layer({"synthetic", "data"}, {"ground", "machine"}),

@@ -34,6 +34,7 @@ HOMES = {
     "mlflow": {"sweep/tracking/mlflow_client.py", "sweep/tracking/model_registry.py"},
     "ray": {
         "sweep/driver/prometheus.py",
+        "sweep/execution/epoch_progress.py",
         "sweep/execution/node_setup.py",
         "sweep/execution/ray_session.py",
         "sweep/execution/trial_worker.py",

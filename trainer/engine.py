@@ -24,7 +24,7 @@ from trainer.data.crops import CropSplit
 from trainer.errors import NonFiniteError
 from trainer.evaluation import evaluate
 from trainer.form_speed import resolve
-from trainer.forms import form_of
+from trainer.forms import epoch_pictures, form_of
 from trainer.losses import LandmarkLoss
 from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
@@ -57,6 +57,7 @@ class TrainResult:
 
 
 Report = Callable[[EpochResult], None]
+Progress = Callable[[int, float], object]  # the epoch that runs, from 1, and the share of it that is done
 
 
 @dataclass
@@ -112,6 +113,7 @@ def train(
     config: TrainConfig,
     *,
     report: Report | None = None,
+    progress: Progress | None = None,
     resume_from: Path | None = None,
     save_after: Collection[int] = (),
 ) -> TrainResult:
@@ -125,6 +127,7 @@ def train(
         config: what to train; run.output must be set.
         report: called once an epoch, after the checkpoint where one is due. A resumed run first reports the epochs
             before the checkpoint again, since whoever listens may have died before hearing of the last of them.
+        progress: called after every batch of training with the epoch and the share of it that is done; must be quick.
         resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped (by another
             number of processes: up to rounding).
         save_after: epochs whose checkpoint is written in any case, before they are reported.
@@ -140,11 +143,16 @@ def train(
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
     with writing(folder):
-        return _train(config, folder, report, resume_from, save_after)
+        return _train(config, folder, report, progress or (lambda epoch, share: None), resume_from, save_after)
 
 
 def _train(
-    config: TrainConfig, folder: Path, report: Report | None, resume_from: Path | None, save_after: Collection[int]
+    config: TrainConfig,
+    folder: Path,
+    report: Report | None,
+    progress: Progress,
+    resume_from: Path | None,
+    save_after: Collection[int],
 ) -> TrainResult:
     distributed.on_first(lambda: run_folder.write_config(config, folder))
     training, validation = distributed.on_each(lambda: _load_splits(config))
@@ -156,7 +164,7 @@ def _train(
         _tell(report, epoch, row)
     saved = monotonic()
     for epoch in range(len(run.history) + 1, config.optim.epochs + 1):
-        row = _one_epoch(run, training, validation, epoch, folder)
+        row = _one_epoch(run, training, validation, epoch, folder, progress)
         run.history.append(row)
         due = monotonic() - saved >= config.run.checkpoint_seconds
         due = due or epoch in save_after or epoch == config.optim.epochs
@@ -195,10 +203,11 @@ def _build_run(config: TrainConfig) -> Run:
 
 
 def _one_epoch(
-    run: Run, training: CropSplit, validation: CropSplit | None, epoch: int, folder: Path
+    run: Run, training: CropSplit, validation: CropSplit | None, epoch: int, folder: Path, progress: Progress
 ) -> dict[str, float]:
     started = perf_counter()
-    loss, lr, faces = train_epoch(run, training, epoch)
+    part = len(training) / epoch_pictures(run.config, len(training), len(validation or ()))
+    loss, lr, faces = train_epoch(run, training, epoch, lambda share: progress(epoch, share * part))
     trained = perf_counter()
     found = _validate(run, validation, epoch, lr, folder) if validation is not None else {}
     if validation is None and epoch == run.config.optim.epochs:  # nothing tells which epoch is best
@@ -245,13 +254,16 @@ def _keep(run: Run, epoch: int, nme: float, folder: Path, faces: NDArray[np.floa
         np.save(folder / run_folder.FACES_FILE, faces)
 
 
-def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, int]:
+def train_epoch(
+    run: Run, split: CropSplit, epoch: int, progress: Callable[[float], object] = lambda share: None
+) -> tuple[float, float, int]:
     """Trains one epoch.
 
     Args:
         run: changed in place.
         split: the training faces.
         epoch: from 1; decides order, augmentation and learning rate.
+        progress: called after every batch with the share of the epoch that is done.
 
     Returns:
         The mean loss, the last learning rate and the number of faces seen, by all ranks together.
@@ -279,6 +291,7 @@ def train_epoch(run: Run, split: CropSplit, epoch: int) -> tuple[float, float, i
             step += 1
         if run.device.type == "cpu" or number % 50 == 0 or number == batches:  # elsewhere a look would stall the device
             _check_finite(losses, run, epoch, lr)
+        progress(number / batches)
     return float(torch.stack(losses).mean()), lr, min(batches * optim.batch_size, len(split.images))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import statistics
 import sys
 import time
 
@@ -28,6 +27,7 @@ _SMALL = 64  # pixels
 _NEAR = 1.6  # times slower than the best on small pictures: what is slower than this will not be the best on large ones
 _EMULATED = 3.0  # times slower at its first pass: needs no second one, nor the other layout
 _PASS = 0.3  # seconds that a timed pass should take at most
+_WAITED = 1.5  # times longer than it worked: others were at work, too
 _ON_CPU = tuple(form for form in FORMS if form.precision != "float16")
 
 
@@ -59,8 +59,9 @@ def speeds_here(config: TrainConfig) -> FormSpeeds:
         return FormSpeeds({Form("float32", False): 1.0}, "float32 NCHW is what is safe on MPS", measured=False)
     if (known := recall(config)) is not None:
         return known
-    found = _measure(config)
-    remember(config, found)
+    found, quiet = _measure(config)
+    if quiet:
+        remember(config, found)
     return found
 
 
@@ -87,8 +88,10 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _measure(config: TrainConfig) -> FormSpeeds:
+def _measure(config: TrainConfig) -> tuple[FormSpeeds, bool]:
+    """The speeds, and whether the machine was quiet enough for them to hold at other times."""
     prepare_process(config)
+    began, worked = time.perf_counter(), time.process_time()
     size = config.data.image_size
     deadline = time.perf_counter() + _SECONDS
     networks = _Networks(config)
@@ -103,12 +106,15 @@ def _measure(config: TrainConfig) -> FormSpeeds:
         for form in near:
             if turn < 2 or time.perf_counter() < deadline:
                 passes[form].append(networks.seconds(form, batch, size))
-    exact = {form: statistics.median(times[1:]) / batch for form, times in passes.items()}
+    # a pass is never quicker than it is, but others on the machine may make it slower
+    exact = {form: min(times[1:]) / batch for form, times in passes.items()}
     fastest = min(exact, key=lambda form: exact[form])
     rates = {form: 1 / (exact[form] if form in exact else exact[fastest] * rough[form] / best) for form in rough}
     emulated = {form: rates[other] for form in _ON_CPU if form not in rates and (other := _twin(form)) in rates}
     threads = f"{config.run.threads} thread{'s' * (config.run.threads != 1)}"
-    return FormSpeeds(rates | emulated, f"measured here with {threads}, {size} px")
+    quiet = time.perf_counter() - began < _WAITED * (time.process_time() - worked)
+    found = f"measured here with {threads}, {size} px{'' if quiet else ', on a busy machine'}"
+    return FormSpeeds(rates | emulated, found), quiet
 
 
 def _twin(form: Form) -> Form:

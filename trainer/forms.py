@@ -130,6 +130,11 @@ def slow_warning(config: TrainConfig, speeds: FormSpeeds) -> str | None:
     return f"{form} is {factor:.1f} times slower here than {best}, which run.precision and run.channels_last auto take"
 
 
+def epoch_pictures(config: TrainConfig, training: int, validation: int) -> float:
+    """What an epoch costs, in training pictures: a validation picture is a forward pass, a third of that, or two."""
+    return training + validation * (2 if config.run.flip_test else 1) / 3
+
+
 def recall(config: TrainConfig) -> FormSpeeds | None:
     """What was measured before, on such a machine, for the network of this config; None if nothing was."""
     try:

@@ -11,13 +11,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.config import TrainConfig
 from trainer.cores import processes
 from trainer.errors import CheckpointError, ConfigError, DataError, ModelError, NonFiniteError
 from trainer.forms import form_of, is_open, slow_warning
+from trainer.pulse import Pulse
 from trainer.run_folder import CONFIG_FILE, LAST
 from trainer.settings import ArgumentParser
+
+if TYPE_CHECKING:
+    from trainer.engine import EpochResult
+
+_REDRAWN = 0.5  # seconds, of the line that changes
+_LINE_ANEW = "\r\x1b[K"  # to its beginning, and empty
 
 
 def build_parser() -> ArgumentParser:
@@ -96,10 +104,11 @@ def _free_folder(parent: Path, name: str) -> Path:
 def _train(config: TrainConfig, checkpoint: Path | None) -> int:
     from trainer import engine  # imports torch: --help and a bad setting need not wait for it
 
-    show = _Progress(config.optim.epochs) if sys.stderr.isatty() else None
+    display = _Display(config.optim.epochs)
     try:
         config = _in_its_form(config)
-        result = engine.train(config, report=show, resume_from=checkpoint)
+        with display.pulse:
+            result = engine.train(config, report=display.report, progress=display.progress, resume_from=checkpoint)
     except (DataError, CheckpointError, ModelError, NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -124,23 +133,61 @@ def _in_its_form(config: TrainConfig) -> TrainConfig:
     return chosen
 
 
-class _Progress:
-    """One line an epoch, with the time that is left."""
+class _Display:
+    """What a run shows: a line an epoch, with the time that is left, and within it how far it has come: on a terminal
+    in a last line that changes, elsewhere in a line every half minute."""
 
     def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-        self._seconds: list[float] = []
+        self._epochs, self._live = epochs, sys.stderr.isatty()
+        self._seconds: list[float] = []  # of epochs
+        self._now: tuple[int, float] | None = None  # epoch, share of it
+        self._first = (0.0, 0.0)  # share and time of the first batch, which is slower than others
+        self._drawn = 0.0
+        self.pulse = Pulse(self._say, self._state)
 
-    def __call__(self, result: object) -> None:
-        epoch, row = result.epoch, result.metrics  # type: ignore[attr-defined]
+    def progress(self, epoch: int, share: float) -> None:
+        """Takes in how much of an epoch is done."""
+        now = time.monotonic()
+        if self._now is None:
+            self._first = share, now
+        self._now = epoch, share
+        if self._live and now - self._drawn >= _REDRAWN:
+            self._drawn = now
+            print(f"{_LINE_ANEW}{self._state()}", end="", file=sys.stderr, flush=True)
+            self.pulse.rest()
+
+    def report(self, result: EpochResult) -> None:
+        """Takes in an epoch."""
+        epoch, row = result.epoch, result.metrics
         self._seconds.append(row["epoch_seconds"])
-        left = (self._epochs - epoch) * sum(self._seconds[-5:]) / len(self._seconds[-5:])
+        self._now = epoch + 1, 0.0
         measured = f"val NME {row['val/nme']:7.3%}  best {row['best_nme']:7.3%}  " if "val/nme" in row else ""
-        print(
+        self._say(
             f"epoch {epoch:3d}/{self._epochs}  loss {row['train/loss']:8.4f}  {measured}"
-            f"{row['images_per_second']:6.1f} images/s  {time.strftime('%H:%M:%S', time.gmtime(left))} left",
-            file=sys.stderr,
+            f"{row['images_per_second']:6.1f} images/s  {self._left()}"
         )
+        self.pulse.rest()
+
+    def _say(self, line: str) -> None:
+        print(f"{_LINE_ANEW if self._live else ''}{line}", file=sys.stderr, flush=True)
+
+    def _state(self) -> str:
+        if self._now is None:
+            return "preparing faces and network"
+        epoch, share = self._now
+        return f"epoch {min(epoch, self._epochs):3d}/{self._epochs}  {share:4.0%}  {self._left()}"
+
+    def _left(self) -> str:
+        assert self._now is not None, "nothing has run yet"
+        epoch, share = self._now
+        first, began = self._first
+        if self._seconds:
+            each = sum(self._seconds[-5:]) / len(self._seconds[-5:])
+        elif share > first:
+            each = (time.monotonic() - began) / (share - first)
+        else:
+            return ""
+        return f"{time.strftime('%H:%M:%S', time.gmtime((self._epochs + 1 - epoch - share) * each))} left"
 
 
 if __name__ == "__main__":

@@ -61,6 +61,21 @@ class TrialRecord:
         return max(self.curve, default=0)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a running trial has come in its epoch.
+
+    Attributes:
+        epoch: that runs, from 1.
+        share: of it that is done, 0 to 1.
+        seconds: that it has been running for.
+    """
+
+    epoch: int
+    share: float
+    seconds: float
+
+
 def keep(group: dict[int, TrialRecord], record: TrialRecord, belongs: bool) -> None:
     """Puts a trial into a group by number, or takes it out."""
     if belongs:

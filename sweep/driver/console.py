@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -14,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.analysis.leaderboard import summary_line
+from sweep.analysis.time_forecast import Outlook
 from sweep.core.config import SweepConfig
-from sweep.core.formatting import format_params, format_seconds, format_value, short_name
-from sweep.core.trial import State, TrialRecord
+from sweep.core.formatting import format_params, format_value, short_name
+from sweep.core.trial import Progress, State, TrialRecord
 from sweep.search.ranking import best, rank
 from sweep.storage.event_log import Event, EventKind
+from trainer.pulse import Pulse
 
 _STYLES = {
     State.RUNNING: "cyan",
@@ -29,6 +33,7 @@ _STYLES = {
     State.PAUSED: "yellow",
     State.FAILED: "red",
 }
+_TOLD = 4  # trials in a line
 
 
 class Board:
@@ -39,6 +44,8 @@ class Board:
         records: gives the trials as the study holds them.
         slots: gives the number of trials at the same time.
         lag: events that MLflow has not got yet.
+        progress: gives how far trials of these numbers have come in their epochs.
+        outlook: when it will be done.
         console: where to show it.
     """
 
@@ -46,18 +53,25 @@ class Board:
         self,
         config: SweepConfig,
         records: Callable[[], list[TrialRecord]],
-        slots: Callable[[], int],
         lag: Callable[[], int],
+        progress: Callable[[list[int]], dict[int, Progress]],
+        outlook: Outlook,
         console: Console,
     ) -> None:
-        self._config, self._records, self._slots, self._lag, self._console = config, records, slots, lag, console
+        self._config, self._records, self._lag, self._progress = config, records, lag, progress
+        self._outlook, self._console = outlook, console
         self._speeds: dict[int, float] = {}
-        self._started = time.monotonic()
+        self._running: dict[int, Progress] = {}
+        self._looked = -math.inf
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+        self._pulse = Pulse(self._say, self._pulse_line)
 
     def __enter__(self) -> Board:
+        self._say(f"sweep {self._config.name}: {self._outlook.at_start(self._records())}")
         if self._console.is_terminal:
             self._live.start()
+        else:
+            self._pulse.__enter__()
         return self
 
     def __exit__(
@@ -65,15 +79,43 @@ class Board:
     ) -> None:
         if self._console.is_terminal:
             self._live.stop()
+        else:
+            self._pulse.__exit__(kind, error, trace)
 
     def take(self, event: Event) -> None:
         """Shows one event."""
         if event.kind is EventKind.REPORT and event.trial is not None:
             self._speeds[event.trial] = event.data["metrics"]["images_per_second"]
-        if not self._console.is_terminal:
-            line = self._line(event)
-            if line:
-                self._console.print(line, highlight=False, soft_wrap=True)
+            self._outlook.report(event.data["metrics"]["epoch_seconds"])
+        if not self._console.is_terminal and (line := self._line(event)):
+            self._say(line)
+            self._pulse.rest()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _look(self, records: list[TrialRecord]) -> None:
+        """Asks how far trials have come, not more than once a second."""
+        if time.monotonic() - self._looked >= 1.0:
+            self._running = self._progress([r.number for r in records if r.state is State.RUNNING])
+            self._outlook.look(self._running)
+            self._looked = time.monotonic()
+
+    def _pulse_line(self) -> str:
+        """What goes on, where no event has told for a while."""
+        records = self._records()
+        self._look(records)
+        running = [r for r in records if r.state is State.RUNNING]
+        told = [f"trial {r.number} {self._epoch(r)}" for r in running[:_TOLD]]
+        told += [f"{len(running) - _TOLD} more"] if len(running) > _TOLD else []
+        return f"{', '.join(told)}; {self._status(records)}" if told else self._status(records)
+
+    def _epoch(self, record: TrialRecord) -> str:
+        """Such as 'epoch 3/8 at 40%'."""
+        epochs = self._config.train.optim.epochs
+        if share := _share(record, self._running):
+            return f"epoch {record.epochs + 1}/{epochs} at {share:.0%}"
+        return f"after epoch {record.epochs}/{epochs}" if record.epochs else "starting"
 
     def _line(self, event: Event) -> str | None:
         number, data = event.trial, event.data
@@ -96,41 +138,41 @@ class Board:
 
     def _render(self) -> Group:
         records = self._records()
+        self._look(records)
         room = max(5, self._console.size.height - 8)
         running = [r for r in records if not r.state.finished]
         finished = [r for r in rank(records) if r.state.finished]
         shown = running + finished[: max(0, room - len(running))]
         hidden = len(records) - len(shown)
         foot = Text(self._status(records) + (f"; {hidden} more trials not shown" if hidden else ""))
-        return Group(results_table(self._config, shown, self._speeds, title=f"sweep {self._config.name}"), foot)
+        title = f"sweep {self._config.name}"
+        return Group(results_table(self._config, shown, self._speeds, self._running, title=title), foot)
 
     def _status(self, records: list[TrialRecord]) -> str:
         behind = self._lag()
         late = f"; MLflow {behind} events behind" if behind > 20 else ""
-        return f"{summary_line(records)}; {self._time_left(records)}{late}"
+        return f"{summary_line(records)}; {self._outlook.left_text(records)}{late}"
 
-    def _time_left(self, records: list[TrialRecord]) -> str:
-        """From the mean time of what is finished, and for those that run the part that is done."""
-        finished = [r.seconds for r in records if r.state.finished and r.seconds > 0]
-        if not finished:
-            return "time left unknown yet"
-        left = []
-        if self._config.trials is not None:
-            mean = sum(finished) / len(finished)
-            done = sum(min(1.0, r.epochs / self._config.train.optim.epochs) for r in records if not r.state.finished)
-            left.append(
-                (self._config.trials - sum(r.state.finished for r in records) - done) * mean / max(1, self._slots())
-            )
-        if self._config.epochs is not None:
-            spent, seconds = sum(r.epochs for r in records), sum(r.seconds for r in records)
-            left.append((self._config.epochs - spent) * seconds / max(1, spent) / max(1, self._slots()))
-        if not left:
-            return "until the time is up"
-        return f"about {format_seconds(max(0.0, min(left)))} left"
+
+@contextlib.contextmanager
+def doing(console: Console, text: str) -> Iterator[None]:
+    """Shows that something goes on: on a terminal by a sign that moves, elsewhere in a line every half minute."""
+    with console.status(text) if console.is_terminal else Pulse(console.print, lambda: f"still {text}"):
+        yield
+
+
+def _share(record: TrialRecord, running: Mapping[int, Progress]) -> float:
+    """How much of its running epoch a trial has behind it."""
+    progress = running.get(record.number)
+    return progress.share if progress and progress.epoch == record.epochs + 1 else 0.0
 
 
 def results_table(
-    config: SweepConfig, records: list[TrialRecord], speeds: dict[int, float] | None = None, title: str | None = None
+    config: SweepConfig,
+    records: list[TrialRecord],
+    speeds: Mapping[int, float] | None = None,
+    running: Mapping[int, Progress] | None = None,
+    title: str | None = None,
 ) -> Table:
     """Trials as a table: trial, state, epoch, the searched parameters, best NME and, where known, images/s."""
     table = Table(title=title, title_justify="left", header_style="bold")
@@ -146,7 +188,8 @@ def results_table(
     winner = best(records)
     for r in records:
         cells: list[Any] = [str(r.number), Text(r.state.value, style=_STYLES[r.state])]
-        cells.append(f"{r.epochs}/{config.train.optim.epochs}")
+        share = _share(r, running or {})
+        cells.append(f"{r.epochs}/{config.train.optim.epochs}" + (f" +{share:.0%}" if share else ""))
         cells += [format_value(r.params[key]) if key in r.params else "-" for key in keys]
         nme = "-" if r.best_nme is None else f"{r.best_nme:.2%}"
         cells.append(Text(nme, style="bold green" if winner and r.number == winner.number else ""))

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from sweep.core.config import SweepConfig
 from sweep.core.stop_request import StopRequest
+from sweep.driver.console import doing
 from sweep.execution.node_setup import Readiness, prepare_faces
 from sweep.storage.remote_files import Storage
 from sweep.tracking.artifacts import make_projector
@@ -36,7 +38,7 @@ def make_ready(
     Raises:
         ConfigError, DataError, ModelError: as `sweep.driver.session.run_sweep`.
     """
-    with console.status("preparing faces, starting Ray") if console.is_terminal else contextlib.nullcontext():
+    with doing(console, "preparing faces, starting Ray"):
         preparation = _Preparation(config) if config.ray_address is None else None
         from sweep.execution import node_setup, ray_session, resources  # imports ray, while the faces are prepared
 
@@ -77,7 +79,7 @@ class _Preparation:
     def _run(self) -> None:
         try:
             speeds = speeds_apart(self._config)
-            self._ready = Readiness(prepare_faces(self._config), {"this machine": speeds})
+            self._ready = replace(prepare_faces(self._config), speeds={"this machine": speeds})
         except Exception as error:
             self._error = error
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sweep.analysis import leaderboard
 from sweep.analysis.budget_forecast import doubling_text
+from sweep.analysis.time_forecast import Outlook
 from sweep.core.config import SweepConfig
 from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.mlflow_uri import resolve_uri
@@ -23,7 +24,7 @@ from sweep.core.stop_request import INTERRUPTED, StopRequest
 from sweep.core.trial import TrialRecord
 from sweep.driver import end_hook
 from sweep.driver.command_line import python_command
-from sweep.driver.console import Board, results_table
+from sweep.driver.console import Board, doing, results_table
 from sweep.driver.log_file import logging_into
 from sweep.driver.outputs import Results
 from sweep.driver.preparation import make_ready
@@ -97,7 +98,8 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
             return INTERRUPTED
         config = _in_one_form(config, ready, console)
         started = _sweep_started(config, command, ready.hashes)
-        records, sent = _run_opened(config, study or _open_study(config), slots, stop, console, started)
+        outlook = None if slots is None else Outlook(config, slots, ready.epoch_seconds(config.train))
+        records, sent = _run_opened(config, study or _open_study(config), outlook, stop, console, started)
     _conclude(config, records, console, command, sent, stop)
     if stop.by_user:
         return INTERRUPTED
@@ -105,7 +107,7 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
 
 
 def _run_opened(
-    config: SweepConfig, study: Study, slots: Slots | None, stop: StopRequest, console: Console, started: Event
+    config: SweepConfig, study: Study, outlook: Outlook | None, stop: StopRequest, console: Console, started: Event
 ) -> tuple[list[TrialRecord], bool]:
     """Runs what is left, with everything noted; gives the trials, and whether MLflow has everything."""
     state, storage = "FAILED", _storage(config, study)
@@ -116,13 +118,15 @@ def _run_opened(
         writer = BackgroundWriter(make_projector(config, storage))
         writer.start()
         ledger, results = Ledger(config, study, log), Results(config, storage)
-        with contextlib.ExitStack() as closing:  # each of these whatever becomes of the others
+        # each of these whatever becomes of the others
+        with contextlib.ExitStack() as shown, contextlib.ExitStack() as closing:
             closing.callback(writer.close, _CLOSING_SECONDS)
             closing.callback(lambda: log.append(_sweep_ended(config, ledger, state)))
-            closing.callback(lambda: _write_report(config, stop, anew=slots is not None))
+            closing.callback(lambda: _write_report(config, stop, anew=outlook is not None))
             closing.callback(lambda: results.update(ledger.records))
-            if slots and not stop:
-                _run_trials(config, ledger, results, slots, stop, writer, console, storage)
+            closing.callback(lambda: shown.enter_context(doing(console, "writing the report, closing MLflow's runs")))
+            if outlook and not stop:
+                _run_trials(config, ledger, results, outlook, stop, writer, console, storage)
             state = "KILLED" if stop.by_user else "FINISHED"
         return ledger.records, writer.close(0)
 
@@ -131,17 +135,17 @@ def _run_trials(
     config: SweepConfig,
     ledger: Ledger,
     results: Results,
-    slots: Slots,
+    outlook: Outlook,
     stop: StopRequest,
     writer: BackgroundWriter,
     console: Console,
     storage: Storage | None,
 ) -> None:
     from sweep.driver.prometheus import Gauges
-    from sweep.execution import ray_session, tune_executor
+    from sweep.execution import epoch_progress, ray_session, tune_executor
 
-    gauges = Gauges(config, ledger, lambda: slots.last, lambda: writer.lag)
-    board = Board(config, lambda: ledger.records, lambda: slots.last, lambda: writer.lag, console)
+    gauges = Gauges(config, ledger, lambda: outlook.slots.last, lambda: writer.lag)
+    board = Board(config, lambda: ledger.records, lambda: writer.lag, epoch_progress.read, outlook, console)
 
     def heed(event: Event) -> None:
         writer.wake()
@@ -153,7 +157,8 @@ def _run_trials(
     ledger.listen(heed)
     with board:
         try:
-            ray_session.attended(lambda: tune_executor.execute(config, ledger, slots, stop, storage), stop)
+            ray_session.attended(lambda: tune_executor.execute(config, ledger, outlook.slots, stop, storage), stop)
+            epoch_progress.forget()
         finally:
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
 
@@ -179,7 +184,9 @@ def _in_one_form(config: SweepConfig, ready: Readiness, console: Console) -> Swe
     config = config.with_train(choose(config.train, ready.speeds))
     form = form_of(config.train)
     known = (f"{s.rates[form]:.1f} images/s, {s.source}" if s.measured else s.source for s in ready.speeds.values())
-    console.print(f"networks are computed in {form}: {'; '.join(dict.fromkeys(known))}", highlight=False)
+    console.print(
+        f"networks are computed in {form}: {'; '.join(dict.fromkeys(known))}", highlight=False, soft_wrap=True
+    )
     return config
 
 

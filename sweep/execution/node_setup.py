@@ -7,36 +7,51 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 from sweep.core.config import SweepConfig
 from sweep.execution.resources import fitting
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, ModelError
-from trainer.forms import FormSpeeds
+from trainer.forms import FormSpeeds, epoch_pictures, form_of
 
 logger = logging.getLogger(__name__)
 
+_LOAD = 1.25  # times that an epoch takes longer than its passes alone: faces, loss, step, other trials beside it
 _DECISIVE = ("torch", "torchvision", "numpy", "opencv-python-headless")  # of what numbers depend on
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """What is known of the machines that train: hashes of the faces by name, speeds of each machine by its name."""
+    """What is known of the machines that train.
+
+    Attributes:
+        hashes: of the faces by name.
+        faces: how many there are to train and to validate on.
+        speeds: of each machine by its name.
+    """
 
     hashes: dict[str, str] = field(default_factory=dict)
+    faces: tuple[int, int] = (0, 0)
     speeds: dict[str, FormSpeeds] = field(default_factory=dict)
+
+    def epoch_seconds(self, config: TrainConfig) -> float | None:
+        """How long an epoch will take, from the speeds of the network alone; None where these are not measured."""
+        known = [speeds.rates.get(form_of(config)) for speeds in self.speeds.values() if speeds.measured]
+        rates = [rate for rate in known if rate]
+        return _LOAD * epoch_pictures(config, *self.faces) / fmean(rates) if rates and all(self.faces) else None
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one machine has: `found` are hashes of the faces and versions by name; or the `error` that is there."""
+    """What one machine has: `versions` by name and what else is known of it; or the `error` that is there."""
 
-    found: dict[str, str] = field(default_factory=dict)
-    speeds: FormSpeeds | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    ready: Readiness = field(default_factory=Readiness)
     error: str = ""
 
 
@@ -51,35 +66,33 @@ def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) 
     from trainer.form_speed import speeds_here
 
     config = TrainConfig.from_tree(tree)
-    found = {f"version.{name}": version(name) for name in _DECISIVE}
+    versions = {f"version.{name}": version(name) for name in _DECISIVE}
     try:
         if storage is not None:
             storage.check()
         elif not probe.exists():
             where = f"does not see {probe.parent}"
             return NodeReport(error=f"{where}: give output a folder that all machines see, or set storage")
-        return NodeReport(found | prepare_faces(config), speeds_here(config))
+        return NodeReport(versions, replace(prepare_faces(config), speeds={"": speeds_here(config)}))
     except (ConfigError, DataError, ModelError, OSError) as error:
         return NodeReport(error=str(error))
 
 
-def prepare_faces(config: TrainConfig) -> dict[str, str]:
+def prepare_faces(config: TrainConfig) -> Readiness:
     """Builds the crop cache of this machine, and tries the pretrained weights, so that no trial has to.
-
-    Returns:
-        The hashes of the faces by name.
 
     Raises:
         DataError, ModelError: faces or weights are missing or faulty.
     """
     from trainer.data.crop_cache import load_split
 
-    hashes = {f"data.hash.{split}": load_split(config.data, split).fingerprint() for split in ("train", "val")}
+    training, validation = (load_split(config.data, split) for split in ("train", "val"))
+    hashes = {"data.hash.train": training.fingerprint(), "data.hash.val": validation.fingerprint()}
     if config.model.pretrained != "none":
         from trainer.model import build_model
 
         build_model(config)
-    return hashes
+    return Readiness(hashes, (len(training), len(validation)))
 
 
 def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
@@ -110,11 +123,18 @@ def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
     for node, answer in zip(nodes, found, strict=True):
         if answer.error:
             raise ConfigError(f"machine {node['NodeManagerAddress']}: {answer.error}")
-        if changed := [key for key, value in answer.found.items() if found[0].found.get(key) != value]:
+        facts = answer.versions | answer.ready.hashes
+        expected = found[0].versions | found[0].ready.hashes
+        if changed := [key for key, value in facts.items() if expected.get(key) != value]:
             names = f"{nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']}"
             if any(key.startswith("data.") for key in changed):
                 raise ConfigError(f"machines {names} have different faces ({', '.join(changed)})")
             logger.warning("machines %s differ in %s: numbers may differ in their last digits", names, changed)
-    hashes = {key: value for key, value in (found[0].found if found else {}).items() if key.startswith("data.")}
-    speeds = {str(n["NodeManagerAddress"]): answer.speeds for n, answer in zip(nodes, found, strict=True)}
-    return Readiness(hashes, {name: known for name, known in speeds.items() if known})
+    if not found:
+        return Readiness()
+    speeds = {
+        str(node["NodeManagerAddress"]): known
+        for node, answer in zip(nodes, found, strict=True)
+        for known in answer.ready.speeds.values()
+    }
+    return replace(found[0].ready, speeds=speeds)

@@ -14,6 +14,7 @@ import ray
 from ray import tune
 
 from sweep.core.config import ResourcesConfig
+from sweep.execution.epoch_progress import Teller
 from sweep.execution.trial_workspace import Workplace
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
@@ -94,10 +95,11 @@ def _train(
     def train() -> None:
         begun = assignment[SAVED] or place.last.exists()
         pauses = frozenset(assignment[PAUSES])
-        engine.train(place.config, report=report, resume_from=place.last if begun else None, save_after=pauses)
+        last = place.last if begun else None
+        engine.train(place.config, report=report, progress=teller.note, resume_from=last, save_after=pauses)
 
     try:
-        with writing(place.folder), place:
+        with writing(place.folder), place, Teller(number) as teller:
             logger.info("trial %d at %s, process %d", number, ray.util.get_node_ip_address(), os.getpid())
             end = _end_of(train, number)
             place.save(final=True)

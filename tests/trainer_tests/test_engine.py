@@ -100,6 +100,17 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 # --- a run and what it leaves
 
 
+def test_progress_is_told_after_every_batch_and_ends_before_validation(tiny: Tiny) -> None:
+    heard: list[tuple[int, float]] = []
+    config = tiny({"optim.epochs": 2, "run.flip_test": True})
+    train(config, progress=lambda epoch, share: heard.append((epoch, share)))
+    data, batch = config.data, config.optim.batch_size
+    batches = -(-data.train_faces // batch)
+    part = data.train_faces / (data.train_faces + data.val_faces * 2 / 3)  # two forward passes cost two thirds
+    expected = [(epoch, part * number / batches) for epoch in (1, 2) for number in range(1, batches + 1)]
+    assert heard == [(epoch, pytest.approx(share)) for epoch, share in expected]
+
+
 def test_training_lowers_loss_and_error_and_leaves_a_run_folder(tiny: Tiny) -> None:
     config = tiny(
         {

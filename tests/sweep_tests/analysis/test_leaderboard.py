@@ -1,45 +1,21 @@
 """Who won, in the files, in Markdown and on the console."""
 
 import csv
-import io
 
 import pytest
 import yaml
-from rich.console import Console
+from told_trials import RECORDS, record
 
 from sweep.analysis import leaderboard
 from sweep.core.config_file import load_sweep
 from sweep.core.formatting import format_seconds
 from sweep.core.trial import State, TrialRecord
-from sweep.driver.console import Board, results_table
 from sweep.driver.outputs import Results, kept_trials
 from sweep.search import ranking
-from sweep.storage.event_log import Event, EventKind
 from trainer import engine
 from trainer.config import TrainConfig
 
 KEYS = ("optim.lr", "loss.star_weight")
-
-
-def record(number, state, *curve, seconds=1.0, **more) -> TrialRecord:
-    """A trial whose curve has these values from epoch 1 on."""
-    params = {"optim.lr": 1e-3 * (number + 1), "loss.star_weight": 0.5}
-    return TrialRecord(number, params, State(state), dict(enumerate(curve, 1)), seconds=seconds, **more)
-
-
-RECORDS = [
-    record(0, "PRUNED", 0.30),
-    record(1, "COMPLETE", 0.40, 0.20, seconds=12.345),
-    record(2, "FAILED", reason="lost"),
-    record(3, "DIVERGED", 0.01),
-    record(4, "COMPLETE", 0.30, 0.10),
-    record(5, "RUNNING", 0.05),
-    record(6, "PRUNED", 0.29),
-    record(7, "COMPLETE", 0.30, 0.20),
-    record(8, "DIVERGED"),
-    record(9, "RUNNING"),
-    record(10, "FAILED", 0.02),
-]
 ORDER = [4, 1, 7, 5, 6, 0, 9, 3, 8, 10, 2]
 
 
@@ -273,91 +249,6 @@ def test_means_over_seeds_are_told_with_their_intervals():
     ]
     both = leaderboard.notes(records, ("nme", "fr10"))
     assert [line.partition(" ")[0] for line in both] == ["chosen", "Pareto"]
-
-
-# The console
-
-
-def shown(table) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(table)
-    return console.file.getvalue()
-
-
-def test_the_results_table_shows_what_was_searched(config):
-    text = shown(results_table(config, RECORDS, {4: 123.4}, title="sweep faces"))
-    for word in ("sweep faces", "trial", "state", "epoch", "lr", "star_weight", "best NME", "images/s"):
-        assert word in text
-    line = next(line for line in text.splitlines() if " 4 " in line and "COMPLETE" in line)
-    assert [cell for cell in line.replace("│", " ").split() if cell] == [
-        *("4", "COMPLETE", "2/2", "0.005", "0.5", "10.00%", "123")
-    ]
-    assert "images/s" not in shown(results_table(config, RECORDS))
-
-
-def metrics(**more) -> dict:
-    return {"train/loss": 1.5, "val/nme": 0.2, "best_nme": 0.1, "images_per_second": 99.6, "epoch_seconds": 1.0, **more}
-
-
-EVENTS = [
-    Event(EventKind.TRIAL_STARTED, 1, {"params": {"optim.lr": 2e-3, "loss.star_weight": 0.5}, "config": {}}),
-    Event(EventKind.TRIAL_STARTED, 1, {"params": {"optim.lr": 2e-3}, "config": {}, "attempt": 1}),
-    Event(EventKind.REPORT, 1, {"step": 2, "metrics": metrics()}),
-    Event(EventKind.TRIAL_ENDED, 1, {"state": "COMPLETE", "reason": None, "best_nme": 0.1}),
-    Event(EventKind.TRIAL_ENDED, 2, {"state": "FAILED", "reason": "disk full", "best_nme": None}),
-    Event(EventKind.TRIAL_INTERRUPTED, 5),
-]
-
-
-def test_elsewhere_than_on_a_terminal_every_event_is_a_line(config):
-    console = Console(file=io.StringIO())
-    with Board(config, lambda: RECORDS[:2], lambda: 2, lambda: 0, console) as board:
-        for event in EVENTS:
-            board.take(event)
-        board.take(Event(EventKind.SWEEP_STARTED, None, {"name": "x", "tags": {}, "config": {}}))
-    summary = "2 trials: 1 complete, 1 pruned; best val NME 20.00% (trial 1)"
-    assert console.file.getvalue().splitlines() == [
-        "trial 1 started: lr=0.002 star_weight=0.5",
-        "trial 1 started: lr=0.002, attempt 2",
-        "trial 1 epoch 2/2: loss 1.5000, val NME 20.00%, best 10.00%, 100 images/s",
-        f"trial 1 COMPLETE with best val NME 10.00%; {summary}",
-        f"trial 2 FAILED (disk full); {summary}",
-        "trial 5 interrupted",
-    ]
-
-
-@pytest.mark.parametrize(("width", "height"), [(160, 50), (80, 24), (30, 6)])
-@pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS, [record(n, "RUNNING") for n in range(30)]])
-def test_on_a_terminal_it_is_one_table(records, width, height, config):
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
-    with Board(config, lambda: records, lambda: 2, lambda: 25, console) as board:
-        for event in EVENTS:
-            board.take(event)
-        console.print(board._render())
-    text = console.file.getvalue()
-    assert "started" not in text
-    if width > 100:
-        assert "MLflow 25 events behind" in text
-        assert "left" in text
-
-
-def test_what_does_not_fit_on_the_terminal_is_counted(config):
-    records = [record(n, "COMPLETE", 0.1) for n in range(30)] + [record(30, "RUNNING")]
-    console = Console(file=io.StringIO(), force_terminal=True, width=160, height=20)
-    console.print(Board(config, lambda: records, lambda: 2, lambda: 0, console)._render())
-    text = console.file.getvalue()
-    assert "19 more trials not shown" in text
-    assert "RUNNING" in text
-
-
-def test_the_time_left_counts_what_is_done_of_the_running_ones(config):
-    board = Board(config, lambda: [], lambda: 2, lambda: 0, Console(file=io.StringIO()))
-    finished = [record(n, "COMPLETE", 0.1, 0.1, seconds=100.0) for n in range(4)]
-    half = [record(4, "RUNNING", 0.1), record(5, "RUNNING", 0.1)]
-    # 12 trials, 4 done, two halves are one: 7 more of 100 s on 2 slots
-    assert board._time_left(finished + half) == "about 6 min left"
-    assert board._time_left(half) == "time left unknown yet"
-    assert board._time_left([record(n, "COMPLETE", 0.1, seconds=9.0) for n in range(20)]) == "about 0 s left"
 
 
 @pytest.mark.parametrize(

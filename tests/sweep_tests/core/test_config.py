@@ -225,7 +225,7 @@ def test_where_a_sweep_lies_and_how_long_it_runs_is_not_decisive(overrides, tmp_
         ({"train__optim__lr": "0.003"}, "train.optim.lr: 0.0005 -> 0.003"),
         ({"train__optim__epochs": "31"}, "train.optim.epochs: 30 -> 31"),
         ({"train__run__seed": "1"}, "train.run.seed: 0 -> 1"),
-        ({"train__run__precision": "float32"}, "train.run.precision: 'bfloat16' -> 'float32'"),
+        ({"train__run__precision": "float32"}, "train.run.precision: 'auto' -> 'float32'"),
         ({"seed": "1"}, "seed: 0 -> 1"),
         ({"resources__cpus": "2"}, "train.run.threads: 1 -> 2"),
         ({"sampler__name": "random"}, "sampler.name: 'tpe' -> 'random'"),

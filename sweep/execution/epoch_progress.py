@@ -1,0 +1,96 @@
+"""How far running trials have come in their epochs: told by workers in passing, in the cluster's key-value store.
+
+It is no report: nothing is decided by it, nobody waits for it, and it is gone with the session.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import astuple
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.experimental import internal_kv
+
+from sweep.core.trial import Progress
+
+logger = logging.getLogger(__name__)
+
+_NAMESPACE = b"starsweep"
+_PAUSE = 1.0  # seconds from one note to the next
+_PATIENCE = 5.0  # seconds with the store
+
+
+class Teller:
+    """A worker's side; as a context manager, it tells from a thread, so that a slow store holds up no training."""
+
+    def __init__(self, trial: int) -> None:
+        self._key = _key(trial)
+        self._epoch, self._share, self._began = 0, 0.0, time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def note(self, epoch: int, share: float) -> None:
+        """Notes how much of an epoch is done; costs next to nothing."""
+        if epoch != self._epoch:
+            self._began = time.monotonic()
+        self._epoch, self._share = epoch, share
+
+    def __enter__(self) -> Teller:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        told = Progress(0, 0.0, 0.0)
+        while not self._ended.wait(_PAUSE):
+            now = Progress(self._epoch, round(self._share, 4), round(time.monotonic() - self._began, 1))
+            if (now.epoch, now.share) == (told.epoch, told.share):
+                continue
+            try:
+                _store().internal_kv_put(
+                    self._key, json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_PATIENCE
+                )
+            except Exception:  # of many kinds while the head is away; the next note may come through
+                logger.debug("progress not told", exc_info=True)
+            told = now
+
+
+def read(trials: Iterable[int]) -> dict[int, Progress]:
+    """What workers have told of these trials, by number; the driver's side. Nothing while the store does not answer."""
+    keys = {_key(number): number for number in trials}
+    try:
+        found = _store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_PATIENCE) if keys else {}
+    except Exception:  # of many kinds while the head is away
+        logger.debug("progress not read", exc_info=True)
+        return {}
+    return {keys[key]: Progress(*json.loads(text)) for key, text in found.items()}
+
+
+def forget() -> None:
+    """Clears what this session's workers have told; a cluster outlives a sweep."""
+    try:
+        _store().internal_kv_del(_prefix(), True, _NAMESPACE, timeout=_PATIENCE)
+    except Exception:
+        logger.debug("progress not cleared", exc_info=True)
+
+
+def _store() -> Any:
+    return internal_kv.internal_kv_get_gcs_client()
+
+
+def _prefix() -> bytes:
+    return f"progress/{ray.get_runtime_context().get_job_id()}/".encode()
+
+
+def _key(trial: int) -> bytes:
+    return _prefix() + str(trial).encode()
