@@ -30,7 +30,7 @@ from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
 from trainer.runtime import distributed
 from trainer.runtime.batch_norm import synchronise
-from trainer.runtime.device import autocast, place
+from trainer.runtime.device import autocast, lay_out, place
 from trainer.runtime.disk import writing
 from trainer.runtime.process import memory_in_use, prepare_process
 
@@ -299,7 +299,7 @@ def forward(run: Run, batch: Batch, loss_of: LandmarkLoss) -> Tensor:
     """The loss of one batch (of several ranks' batch: of this rank's share), a scalar with its graph."""
     pictures, target, mask = batch.on(run.device, run.config.data.image_size)
     with autocast(run.config, run.device):
-        output = run.network(pictures)
+        output = run.network(lay_out(pictures, run.config))
     return loss_of(output, target, mask)
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine computes a network in each form, from a few seconds of its real forward and backward passes.
+"""How fast this machine trains a network in each form, from a few seconds of its real steps.
 
 All forms are tried on small pictures first, where one that is emulated costs little time; those that are near the best
 are then timed in turns at the config's size, on as many pictures as the time allows.
@@ -18,6 +18,7 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.forms import FORMS, Form, FormSpeeds, choose, is_open, recall, remember
 from trainer.model import LandmarkNet
+from trainer.optim import build_optimizer
 from trainer.runtime.device import precision_of, select_device
 from trainer.runtime.process import prepare_process
 
@@ -25,9 +26,10 @@ _SECONDS = 3.5  # for timing at the config's size; the rest of five seconds is f
 _ROUNDS = 7  # are enough
 _SMALL = 64  # pixels
 _NEAR = 1.6  # times slower than the best on small pictures: what is slower than this will not be the best on large ones
-_EMULATED = 3.0  # times slower at its first pass: needs no second one, nor the other layout
-_PASS = 0.3  # seconds that a timed pass should take at most
+_EMULATED = 3.0  # times slower in its first step: needs no second one, nor the other layout
+_STEP = 0.3  # seconds that a timed step should take at most
 _WAITED = 1.5  # times longer than it worked: others were at work, too
+_LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}
 _ON_CPU = tuple(form for form in FORMS if form.precision != "float16")
 
 
@@ -100,14 +102,14 @@ def _measure(config: TrainConfig) -> tuple[FormSpeeds, bool]:
     best = min(rough.values())
     near = [form for form, seconds in rough.items() if seconds <= _NEAR * best]
     fewest = 2 if size < _SMALL else 1  # batch norm needs more than one value a channel
-    batch = max(fewest, min(config.optim.batch_size, int(_PASS / (best * (size / small) ** 2))))
-    passes: dict[Form, list[float]] = {form: [] for form in near}
+    batch = max(fewest, min(config.optim.batch_size, int(_STEP / (best * (size / small) ** 2))))
+    steps: dict[Form, list[float]] = {form: [] for form in near}
     for turn in range(1 + _ROUNDS):  # the first is for the libraries to get ready
         for form in near:
             if turn < 2 or time.perf_counter() < deadline:
-                passes[form].append(networks.seconds(form, batch, size))
-    # a pass is never quicker than it is, but others on the machine may make it slower
-    exact = {form: min(times[1:]) / batch for form, times in passes.items()}
+                steps[form].append(networks.seconds(form, batch, size))
+    # a step is never quicker than it is, but others on the machine may make it slower
+    exact = {form: min(times[1:]) / batch for form, times in steps.items()}
     fastest = min(exact, key=lambda form: exact[form])
     rates = {form: 1 / (exact[form] if form in exact else exact[fastest] * rough[form] / best) for form in rough}
     emulated = {form: rates[other] for form in _ON_CPU if form not in rates and (other := _twin(form)) in rates}
@@ -123,16 +125,17 @@ def _twin(form: Form) -> Form:
 
 
 class _Networks:
-    """The network of a config in both layouts, with random weights, for passes that are timed."""
+    """The network of a config in both layouts, with random weights and an optimizer, for steps that are timed."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._threads = config.run.threads or 1
-        self._layouts = {False: torch.contiguous_format, True: torch.channels_last}
         with torch.random.fork_rng(devices=[]):
             network = LandmarkNet(config.model, config.data.landmarks.count).train()
-            self._networks: dict[bool, nn.Module] = {
-                last: copy.deepcopy(network).to(memory_format=layout) for last, layout in self._layouts.items()
-            }
+        self._networks: dict[bool, nn.Module] = {}
+        self._optimizers: dict[bool, torch.optim.Optimizer] = {}
+        for last, layout in _LAYOUTS.items():
+            self._networks[last] = copy.deepcopy(network).to(memory_format=layout)
+            self._optimizers[last] = build_optimizer(self._networks[last], config.optim)
 
     def roughly(self, size: int) -> dict[Form, float]:
         """Seconds a picture of this size; without the second layout of a precision that is emulated."""
@@ -148,19 +151,19 @@ class _Networks:
         return found
 
     def seconds(self, form: Form, batch: int, size: int) -> float:
-        """Of one forward and backward pass. On one thread it is CPU time, which others on the machine hardly change."""
-        network = self._networks[form.channels_last]
+        """Of one step. On one thread it is CPU time, which others on the machine hardly change."""
+        network, optimizer = self._networks[form.channels_last], self._optimizers[form.channels_last]
         shape, random = (batch, 3, size, size), torch.Generator().manual_seed(0)
         pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
-        pictures = pictures.contiguous(memory_format=self._layouts[form.channels_last])
+        pictures = pictures.contiguous(memory_format=_LAYOUTS[form.channels_last])
         clock = time.process_time if self._threads == 1 else time.perf_counter
         started = clock()
         with precision_of(form.precision, torch.device("cpu")):
             output = network(pictures)
         output.float().mean().backward()
-        passed = clock() - started
-        network.zero_grad(set_to_none=True)
-        return passed
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return clock() - started
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from trainer.form_speed import resolve
 from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
 from trainer.run_folder import BEST
-from trainer.runtime.device import autocast, place
+from trainer.runtime.device import autocast, lay_out, place
 from trainer.runtime.process import prepare_process
 from trainer.settings import apply_overrides
 
@@ -78,7 +78,7 @@ def locate(
 def run_model(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor:
     """The network's output (heatmap logits or coordinates) in the config's precision."""
     with autocast(config, pictures.device):
-        output: Tensor = model(pictures)
+        output: Tensor = model(lay_out(pictures, config))
     return output
 
 

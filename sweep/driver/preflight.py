@@ -59,7 +59,7 @@ def _compare_forms(chosen: Form, speeds: FormSpeeds) -> list[str]:
     others = sorted((form for form in speeds.rates if form != chosen), key=speeds.factor)
     rate = speeds.rates[chosen]
     return [
-        f"  network    {chosen}: {rate:.1f} images/s forward and backward ({speeds.source})",
+        f"  network    {chosen}: {rate:.1f} images/s without faces and loss ({speeds.source})",
         *(
             f"             {form}: {speeds.rates[form]:.1f} ({speeds.rates[form] / rate:.2f} of that)"
             for form in others

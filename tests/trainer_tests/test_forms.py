@@ -13,10 +13,14 @@ import torch
 
 from trainer import engine, form_speed, forms
 from trainer.config import TrainConfig
+from trainer.data.batches import training_batches
+from trainer.data.crop_cache import load_split
 from trainer.engine import optimizer_step, start_run, train
 from trainer.errors import ConfigError
 from trainer.form_speed import resolve, speeds_here, speeds_of_gpu
 from trainer.forms import Form, FormSpeeds, adopt, allowed, choose, form_of, is_open, recall, remember, slow_warning
+from trainer.inference import locate
+from trainer.losses import LandmarkLoss
 
 Tiny = Callable[..., TrainConfig]
 F32, F32_LAST, BF16, BF16_LAST = (Form(p, last) for p in ("float32", "bfloat16") for last in (False, True))
@@ -132,6 +136,7 @@ def test_all_forms_of_this_machine_are_measured_once(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny({**OPEN, "data.cache_dir": str(tmp_path), "run.device": "cpu"})
+    monkeypatch.setattr(form_speed, "_WAITED", float("inf"))  # the machine may be busy with other tests
     speeds = speeds_here(config)
     assert set(speeds.rates) == {F32, F32_LAST, BF16, BF16_LAST}
     assert min(speeds.rates.values()) > 0
@@ -143,6 +148,29 @@ def test_all_forms_of_this_machine_are_measured_once(
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(config.tree())))
     form_speed.main()
     assert FormSpeeds.from_tree(json.loads(capsys.readouterr().out)) == speeds
+
+
+def test_what_a_busy_machine_gives_is_used_and_not_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny({**OPEN, "data.cache_dir": str(tmp_path), "run.device": "cpu"})
+    monkeypatch.setattr(form_speed, "_WAITED", 0.0)
+    assert speeds_here(config).source.endswith("on a busy machine")
+    assert recall(config) is None
+
+
+@pytest.mark.parametrize("form", [F32, F32_LAST, BF16, BF16_LAST], ids=str)
+def test_the_whole_network_computes_in_its_layout(tiny: Tiny, form: Form) -> None:
+    run = start_run(tiny({"run.precision": form.precision, "run.channels_last": form.channels_last}))
+    layout = torch.channels_last if form.channels_last else torch.contiguous_format
+    seen: list[bool] = []
+    for part in (run.model.backbone.stages[0], run.model.backbone.stages[1]):
+        part.register_forward_hook(lambda part, given, output: seen.append(output.is_contiguous(memory_format=layout)))
+    split = load_split(run.config.data, "train")
+    engine.forward(run, next(iter(training_batches(split, run.config, 1))), LandmarkLoss(run.config.loss))
+    locate(run.model.eval(), split.images[:2, :32, :32].copy(), run.config)
+    assert len(seen) >= 4
+    assert all(seen)
 
 
 def test_measuring_changes_neither_the_random_numbers_nor_the_network(tiny: Tiny, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -27,8 +27,16 @@ def select_device(name: str) -> torch.device:
 
 def place(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Moves a model to the config's device and memory layout, which must be chosen."""
-    layout = torch.channels_last if form_of(config).channels_last else torch.contiguous_format
-    return model.to(select_device(config.run.device)).to(memory_format=layout)
+    return model.to(select_device(config.run.device)).to(memory_format=_layout(config))
+
+
+def lay_out(pictures: Tensor, config: TrainConfig) -> Tensor:
+    """Pictures in the memory layout of the config's form: convolutions follow their input, not only their weights."""
+    return pictures.contiguous(memory_format=_layout(config))
+
+
+def _layout(config: TrainConfig) -> torch.memory_format:
+    return torch.channels_last if form_of(config).channels_last else torch.contiguous_format
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -73,4 +73,3 @@ def test_the_dry_run_shows_all_forms_and_measures_them_where_nothing_is_known(tm
     for form in FORMS:
         assert str(form) in done.stdout
     assert "measured here with 1 thread, 32 px" in done.stdout
-    assert len(list((tmp_path / "empty" / "starsweep" / "forms").iterdir())) == 1
