@@ -5,12 +5,13 @@
 # make audit  known holes of the pinned versions (asks the package registry)
 # Tests have real faces in STARSWEEP_TEST_DATA, and wait for anything as long as STARSWEEP_TEST_PATIENCE says [600 s].
 # make bench  measure what it costs, into benchmarks/RESULTS.md (half an hour; leave the machine alone)
+# make bench-gpu   the same for one CUDA GPU: precision, steps, faces, two trials on it, memory (8 minutes)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-faults test-faults-short audit bench lint format ui constraints clean
+.PHONY: run test test-faults test-faults-short audit bench bench-gpu lint format ui constraints clean
 
 run: $(READY)
 	$(BIN)/python -m sweep.run
@@ -32,6 +33,9 @@ audit: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.__main__ import NAMES, write_section
 from benchmarks.asking import configured, crossing, made_up
 from benchmarks.growth import EPOCHS
@@ -64,6 +65,65 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     assert "## Other\n\ntext\n" in after
     write_section(path, "data", f"{table} data")
     assert path.read_text() == before
+
+
+GPU_ON_CPU = {
+    "model.backbone": "resnet18",
+    "model.width": "8",
+    "data.image_size": "32",
+    "data.train_faces": "16",
+    "data.val_faces": "4",
+    "data.workers": "1",
+    "optim.batch_size": "8",
+    "optim.epochs": "1",
+    "run.device": "cpu",
+}
+STEADY = [name for name in gpu.PARTS if "compiled" not in name and "two" not in name and "on the GPU" not in name]
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_every_part_of_the_gpu_benchmark_measures_something(name: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(gpu, "_SECONDS", 0.05)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)  # as it was, afterwards
+    found = gpu.PARTS[name](GPU_ON_CPU)
+    assert found.get("rate", 1.0) > 0
+    assert "rate" in found or found["measured"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["two trials on half a GPU each", "one run by two processes"])
+def test_parts_of_the_gpu_benchmark_that_start_others(name: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(Path(__file__).parents[1])
+    found = gpu._alone(name, GPU_ON_CPU, 600)
+    assert "images/s" in found["measured"], found
+
+
+def test_parts_that_fail_or_take_too_long_are_told(monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    failed = gpu._alone("trainer, faces augmented on the CPU", {"optim.epochs": "many"}, 600)
+    assert failed["judged"].startswith("failed: trainer.errors.ConfigError")
+    assert gpu._alone("computes in", GPU_ON_CPU, 0.01)["judged"] == "not done in 0 s"
+
+
+def test_the_gpu_table_judges_against_the_fastest_bare_loop(monkeypatch) -> None:
+    rates = {"bare loop, float32": 50.0, "bare loop, bfloat16": 100.0, "bare loop, bfloat16, compiled": 200.0}
+    found = {name: {"rate": rates.get(name, 96.0)} for name in gpu.PARTS} | {
+        "computes in": {"measured": "a", "judged": "b"}
+    }
+    monkeypatch.setattr(gpu, "_alone", lambda name, settings, seconds: found[name])
+    rows = {row[0]: row[1:] for row in gpu.measure(GPU_ON_CPU).rows}
+    assert list(rows) == list(gpu.PARTS)
+    assert rows["computes in"] == ["a", "b"]
+    assert rows["bare loop, float32"] == ["50 images/s", "0.50 of the fastest bare loop, not compiled"]
+    assert rows["trainer, faces augmented on the CPU"][1] == "0.96 of the fastest bare loop, not compiled: keeps up"
+
+
+def test_without_a_gpu_its_benchmark_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="finds no CUDA GPU"):
+        gpu.measure()
 
 
 def test_the_tables_are_markdown() -> None:
