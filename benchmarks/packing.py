@@ -1,4 +1,4 @@
-"""One trial with all threads against a trial a core: which default serves the demo and a larger network."""
+"""One trial with all threads against a trial a core: which default serves a small and a large network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.cores import available_cores
 from trainer.data.crop_cache import load_split
 
 SETUPS: dict[str, dict[str, str]] = {
-    "demo: ResNet-18, 64 px, batch 32": {
+    "ResNet-18, 64 px, batch 32": {
         "model.backbone": "resnet18",
         "data.image_size": "64",
         "data.train_faces": "800",

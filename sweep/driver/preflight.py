@@ -12,6 +12,7 @@ from sweep.core.redaction import redact
 from sweep.driver.packing import Packing, measure_packing, neighbours
 from sweep.driver.preparation import speeds_apart
 from sweep.execution.resources import check_local
+from sweep.search.rehearsal import expected_extent
 from sweep.tracking.artifacts import make_projector
 from trainer.data.crop_cache import load_split
 from trainer.forms import Form, FormSpeeds, choose, form_of
@@ -113,9 +114,11 @@ def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list
     kept = min(kept, config.trials or kept)
     paused = min(config.pruner.paused, config.trials or config.pruner.paused) if config.pruner.pauses else 0
     disk = (slots + paused) * speed.state_bytes + (kept + slots + paused) * speed.state_bytes // 3
+    extent = expected_extent(config, slots)
+    expected = "" if extent is None else f"about {format_seconds(extent.rounds * epoch)}, "
     lines = [
         f"  a trial    {format_seconds(trial)} for {epochs} epochs",
-        f"  the sweep  at most {format_seconds(min(filter(None, longest)))} (no trial stopped early), "
+        f"  the sweep  {expected}at most {format_seconds(min(filter(None, longest)))} (no trial stopped early), "
         f"{_gigabytes(disk)} of disk (the weights of {kept} trials are kept"
         + (f", and the state of up to {paused} that are paused)" if paused else ")"),
     ]

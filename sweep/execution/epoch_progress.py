@@ -30,7 +30,7 @@ class Teller:
     """A worker's side; as a context manager, it tells from a thread, so that a slow store holds up no training."""
 
     def __init__(self, trial: int) -> None:
-        self._key = _key(trial)
+        self._trial = trial
         self._epoch, self._share, self._began = 0, 0.0, time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -58,7 +58,7 @@ class Teller:
                 continue
             try:
                 _store().internal_kv_put(
-                    self._key, json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_PATIENCE
+                    _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_PATIENCE
                 )
             except Exception:  # of many kinds while the head is away; the next note may come through
                 logger.debug("progress not told", exc_info=True)
@@ -67,8 +67,8 @@ class Teller:
 
 def read(trials: Iterable[int]) -> dict[int, Progress]:
     """What workers have told of these trials, by number; the driver's side. Nothing while the store does not answer."""
-    keys = {_key(number): number for number in trials}
     try:
+        keys = {_key(number): number for number in trials}
         found = _store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_PATIENCE) if keys else {}
     except Exception:  # of many kinds while the head is away
         logger.debug("progress not read", exc_info=True)
@@ -89,6 +89,8 @@ def _store() -> Any:
 
 
 def _prefix() -> bytes:
+    if not ray.is_initialized():  # or asking for the job would start a session
+        raise ConnectionError("no Ray session")
     return f"progress/{ray.get_runtime_context().get_job_id()}/".encode()
 
 

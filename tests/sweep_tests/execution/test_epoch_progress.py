@@ -7,6 +7,20 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+def test_outside_of_a_session_none_is_begun() -> None:
+    import ray
+
+    from sweep.execution import epoch_progress
+
+    assert not ray.is_initialized()
+    with epoch_progress.Teller(3) as teller:
+        teller.note(1, 0.5)
+        time.sleep(1.5)
+    assert epoch_progress.read([3]) == {}
+    epoch_progress.forget()
+    assert not ray.is_initialized()
+
+
 @pytest.fixture(scope="module")
 def ray_is_up():
     import ray
