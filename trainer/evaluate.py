@@ -32,10 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trainer.data.crop_cache import load_split
     from trainer.evaluation import evaluate
+    from trainer.form_speed import slow_here
     from trainer.inference import load_trained
 
     try:
         config, model = load_trained(Path(arguments.checkpoint), parser.overrides(arguments))
+        if text := slow_here(config):
+            print(f"{text} (here: --run.precision float32)", file=sys.stderr)
         found = evaluate(model, load_split(config.data, arguments.split), config).report(ATTRIBUTES)
     except ConfigError as error:
         parser.error(str(error))

@@ -16,7 +16,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
-from trainer.forms import FORMS, Form, FormSpeeds, choose, is_open, recall, remember
+from trainer.forms import FORMS, Form, FormSpeeds, choose, form_of, is_open, recall, remember, slow_warning
 from trainer.model import LandmarkNet
 from trainer.optim import build_optimizer
 from trainer.runtime.device import precision_of, select_device
@@ -65,6 +65,13 @@ def speeds_here(config: TrainConfig) -> FormSpeeds:
     if quiet:
         remember(config, found)
     return found
+
+
+def slow_here(config: TrainConfig) -> str | None:
+    """A line about weights whose half precision this machine's CPU emulates, which takes many times as long."""
+    if form_of(config).precision == "float32" or select_device(config.run.device).type != "cpu":
+        return None
+    return slow_warning(config, speeds_here(config))
 
 
 def speeds_of_gpu(name: str, major: int, minor: int, bfloat16: bool) -> FormSpeeds:

@@ -57,6 +57,12 @@ class FormSpeeds:
         rate = self.rates.get(form, 0.0)
         return max(self.rates.values()) / rate if rate else float("inf")
 
+    def text(self) -> str:
+        """For a person: the fastest first."""
+        ordered = sorted(self.rates, key=self.factor)
+        rates = ", ".join(f"{form} {self.rates[form]:.1f}" for form in ordered)
+        return f"{rates} images/s ({self.source})" if self.measured else self.source
+
     def tree(self) -> dict[str, Any]:
         """As JSON holds it."""
         rates = [[form.precision, form.channels_last, rate] for form, rate in self.rates.items()]

@@ -97,7 +97,7 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
             console.print(text, highlight=False, markup=False, soft_wrap=True)
             return INTERRUPTED
         config = _in_one_form(config, ready, console)
-        started = _sweep_started(config, command, ready.hashes)
+        started = _sweep_started(config, command, ready)
         outlook = None if slots is None else Outlook(config, slots, ready.epoch_seconds(config.train))
         records, sent = _run_opened(config, study or _open_study(config), outlook, stop, console, started)
     _conclude(config, records, console, command, sent, stop)
@@ -213,17 +213,20 @@ def _write_report(config: SweepConfig, stop: StopRequest, *, anew: bool) -> None
         refresh_report(config)
 
 
-def _sweep_started(config: SweepConfig, command: str, hashes: dict[str, str]) -> Event:
+def _sweep_started(config: SweepConfig, command: str, ready: Readiness) -> Event:
+    form = "not chosen" if is_open(config.train) else str(form_of(config.train))
     tags = (
         provenance()
-        | hashes
+        | ready.hashes
         | {
             "command": redact(end_hook.hidden(command)),
             "sampler": json.dumps(config.sampler.model_dump() | {"seed": config.seed}),
             "pruner": json.dumps(config.pruner.model_dump()),
             "config.hash": config.train.identity(),
             "threads": str(config.train.run.threads),
+            "form": form,
         }
+        | {f"form.speeds.{name}": speeds.text() for name, speeds in ready.speeds.items()}
     )
     return Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": tags, "config": config.tree()})
 

@@ -17,7 +17,7 @@ from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
 from trainer.engine import optimizer_step, start_run, train
 from trainer.errors import ConfigError
-from trainer.form_speed import resolve, speeds_here, speeds_of_gpu
+from trainer.form_speed import resolve, slow_here, speeds_here, speeds_of_gpu
 from trainer.forms import Form, FormSpeeds, adopt, allowed, choose, form_of, is_open, recall, remember, slow_warning
 from trainer.inference import locate
 from trainer.losses import LandmarkLoss
@@ -101,6 +101,22 @@ def test_a_slow_form_is_told_with_its_factor() -> None:
     assert text.startswith("bfloat16 NHWC is 9.8 times slower here than float32 NCHW")
     assert slow_warning(choose(TrainConfig(), {"a": OLD}), OLD) is None
     assert slow_warning(TrainConfig().replace({"run.precision": "float32", "run.channels_last": True}), MILD) is None
+
+
+def test_weights_whose_precision_is_emulated_here_are_told(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(form_speed, "speeds_here", lambda config: OLD)
+    on_cpu = {"run.device": "cpu"}
+    assert slow_here(tiny(on_cpu)) is None
+    text = slow_here(tiny(on_cpu | {"run.precision": "bfloat16"}))
+    assert text is not None
+    assert text.startswith("bfloat16 NHWC is 9.8 times slower here")
+
+
+def test_speeds_are_told_the_fastest_first() -> None:
+    assert OLD.text().startswith("float32 NCHW ")
+    assert OLD.text().endswith(f"images/s ({OLD.source})")
+    gpu = speeds_of_gpu("T4", 7, 5, False)
+    assert gpu.text() == gpu.source
 
 
 def test_speeds_are_kept_by_all_that_decides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,10 @@ def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form)
     assert done.returncode == 0, done.stderr
     assert f"networks are computed in {quick}: 50.0 images/s, taught" in done.stdout
     assert forms(sweep) == {quick}
-    assert sweep.runs()[None].data.params["run.precision"] == quick.precision
+    run = sweep.runs()[None].data
+    assert run.params["run.precision"] == quick.precision
+    assert run.tags["form"] == str(quick)
+    assert run.tags["form.speeds.this machine"].startswith(f"{quick} 50.0, ")
     other = FORMS[1]
     again = sweep.run("--trials", "3", **teach(sweep, other))  # now another form is faster: the sweep keeps its own
     assert again.returncode == 0, again.stderr
