@@ -17,10 +17,14 @@ from pydantic import Field, model_validator
 from trainer import settings
 from trainer.cores import cores_per_process
 from trainer.landmarks import LAYOUTS, Layout
-from trainer.settings import Section, Tree
+from trainer.settings import NotSearched, Section, Tree
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
 WITHOUT_EFFECT = {"run": ("output", "checkpoint_seconds"), "data": ("cache_dir", "workers")}  # on any number
+_JUDGES = NotSearched("it decides on which faces trials are judged, and all are judged on the same")
+_TRAINED_ON = NotSearched("trials are judged on the validation faces, and never trained on them")
+_COMPARED = NotSearched("trials are compared epoch by epoch, so all must have as many")
+_NO_NUMBER = NotSearched("it changes no number")
 _LAYOUT_OF_KIND: dict[str, LayoutName] = {
     "synthetic": "wflw98",
     "wflw": "wflw98",
@@ -47,29 +51,55 @@ class AugmentConfig(Section):
 
 
 class DataConfig(Section):
-    kind: Literal["synthetic", "wflw", "w300", "coco"] = Field("synthetic", description="reader of the faces")
-    root: str | None = Field(None, description="folder of the data set (none for synthetic) [path]")
-    layout: LayoutName | None = Field(None, description="landmark layout; null: that of the reader (coco: wflw98)")
-    train_list: str | None = Field(None, description="training list under root; null: the reader's usual name [path]")
-    val_list: str | None = Field(None, description="validation list; null: val_fraction is cut from training [path]")
-    test_list: str | None = Field(None, description="list of test faces; null: the reader's usual name [path]")
-    train_on: Literal["train", "train+val"] = Field(
+    kind: Annotated[Literal["synthetic", "wflw", "w300", "coco"], _JUDGES] = Field(
+        "synthetic", description="reader of the faces"
+    )
+    root: Annotated[str | None, _JUDGES] = Field(None, description="folder of the data set (none for synthetic) [path]")
+    layout: Annotated[LayoutName | None, _JUDGES] = Field(
+        None, description="landmark layout; null: that of the reader (coco: wflw98)"
+    )
+    train_list: Annotated[str | None, _JUDGES] = Field(
+        None, description="training list under root; null: the reader's usual name [path]"
+    )
+    val_list: Annotated[str | None, _JUDGES] = Field(
+        None, description="validation list; null: val_fraction is cut from training [path]"
+    )
+    test_list: Annotated[str | None, _JUDGES] = Field(
+        None, description="list of test faces; null: the reader's usual name [path]"
+    )
+    train_on: Annotated[Literal["train", "train+val"], _TRAINED_ON] = Field(
         "train", description="faces trained on; train+val: for a final model, which no validation judges any more"
     )
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of training groups cut for validation [fraction]")
-    split_seed: int = Field(0, ge=0, lt=2**63, description="seed of that cut and of the *_faces samples [integer]")
+    val_fraction: Annotated[float, _JUDGES] = Field(
+        0.1, gt=0, lt=1, description="share of training groups cut for validation [fraction]"
+    )
+    split_seed: Annotated[int, _JUDGES] = Field(
+        0, ge=0, lt=2**63, description="seed of that cut and of the *_faces samples [integer]"
+    )
     train_faces: int | None = Field(None, ge=1, description="training faces used; null: all (synthetic: 1600) [faces]")
-    val_faces: int | None = Field(None, ge=1, description="validation faces used; null: all (synthetic: 200) [faces]")
-    test_faces: int | None = Field(None, ge=1, description="test faces used; null: all (synthetic: 300) [faces]")
-    synthetic_seed: int = Field(0, ge=0, lt=2**63, description="seed of the procedural faces [integer]")
-    skip_bad: bool = Field(False, description="skip and count faulty faces instead of stopping at the first")
+    val_faces: Annotated[int | None, _JUDGES] = Field(
+        None, ge=1, description="validation faces used; null: all (synthetic: 200) [faces]"
+    )
+    test_faces: Annotated[int | None, _JUDGES] = Field(
+        None, ge=1, description="test faces used; null: all (synthetic: 300) [faces]"
+    )
+    synthetic_seed: Annotated[int, _JUDGES] = Field(
+        0, ge=0, lt=2**63, description="seed of the procedural faces [integer]"
+    )
+    skip_bad: Annotated[bool, _JUDGES] = Field(
+        False, description="skip and count faulty faces instead of stopping at the first"
+    )
     image_size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the network's input [pixels]")
     box_scale: float = Field(1.25, ge=1, le=4, description="enlargement of the face box before cropping [factor]")
     crop_margin: float = Field(
         0.25, ge=0, le=2, description="surroundings kept for augmentation [fraction of the crop]"
     )
-    cache_dir: str | None = Field(None, description="folder of the crop cache; null: the user's cache folder [path]")
-    workers: int = Field(1, ge=0, le=64, description="threads preparing batches; 0: in the training loop [threads]")
+    cache_dir: Annotated[str | None, _NO_NUMBER] = Field(
+        None, description="folder of the crop cache; null: the user's cache folder [path]"
+    )
+    workers: Annotated[int, _NO_NUMBER] = Field(
+        1, ge=0, le=64, description="threads preparing batches; 0: in the training loop [threads]"
+    )
     augment_on: Literal["cpu", "device"] = Field(
         "cpu", description="where pictures are augmented; device: by the GPU, for CPUs that cannot keep up"
     )
@@ -140,7 +170,7 @@ class OptimConfig(Section):
     name: Literal["adam", "adamw"] = Field("adam", description="optimizer")
     lr: float = Field(5e-4, gt=0, description="learning rate at the top of the schedule [1]")
     weight_decay: float = Field(0.0, ge=0, description="weight decay (adam: L2 term, adamw: decoupled) [1]")
-    epochs: int = Field(30, ge=1, description="passes over the training faces [epochs]")
+    epochs: Annotated[int, _COMPARED] = Field(30, ge=1, description="passes over the training faces [epochs]")
     batch_size: int = Field(32, ge=1, description="faces a forward pass [faces]")
     accumulate: int = Field(1, ge=1, description="passes an optimizer step; batch_size x this = global batch [passes]")
     warmup_steps: int = Field(0, ge=0, description="linear warm-up of the learning rate [optimizer steps]")

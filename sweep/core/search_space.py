@@ -13,7 +13,7 @@ from sweep.core.formatting import format_params
 from sweep.core.trial import Params, Value
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
-from trainer.settings import fields, nearest
+from trainer.settings import fields, nearest, not_searched
 
 Kind = Literal["uniform", "log_uniform", "int", "log_int", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "log_uniform", "int", "log_int", "choice")
@@ -175,15 +175,14 @@ def _ends(key: str, kind: str, values: list[Any] | tuple[Any, ...]) -> tuple[flo
 
 
 def _check_key(dimension: Dimension) -> None:
-    valid = [key for key, _ in fields(TrainConfig) if not key.startswith("run.")]
     if dimension.key.startswith("run."):
         raise ConfigError(f"space.{dimension.key}: settings of section run are not searched")
-    if dimension.key == "optim.epochs":
-        raise ConfigError("space.optim.epochs: trials are compared epoch by epoch, so all must have as many")
-    if dimension.key == "data.train_on":
-        raise ConfigError("space.data.train_on: trials are judged on the validation faces, and never trained on them")
-    if dimension.key not in valid:
+    known = {key: info for key, info in fields(TrainConfig) if not key.startswith("run.")}
+    if dimension.key not in known:
+        valid = [key for key, info in known.items() if not_searched(info) is None]
         raise ConfigError(f"space.{dimension.key}: the trainer has no such setting{nearest(dimension.key, valid)}")
+    if reason := not_searched(known[dimension.key]):
+        raise ConfigError(f"space.{dimension.key}: {reason}")
 
 
 def _check_combinations(dimensions: tuple[Dimension, ...], base: TrainConfig) -> None:

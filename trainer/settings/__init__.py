@@ -2,13 +2,14 @@
 
 from trainer.errors import ConfigError
 from trainer.settings.command_line import ArgumentParser
-from trainer.settings.schema import Section, apply_overrides, build, fields, load, set_key
+from trainer.settings.schema import NotSearched, Section, apply_overrides, build, fields, load, not_searched, set_key
 from trainer.settings.text import nearest, shorten
 from trainer.settings.yaml_io import Tree, read_yaml, write_yaml
 
 __all__ = [
     "ArgumentParser",
     "ConfigError",
+    "NotSearched",
     "Section",
     "Tree",
     "apply_overrides",
@@ -16,6 +17,7 @@ __all__ = [
     "fields",
     "load",
     "nearest",
+    "not_searched",
     "read_yaml",
     "set_key",
     "shorten",

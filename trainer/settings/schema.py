@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -36,6 +37,13 @@ class Section(BaseModel):
         return value
 
 
+@dataclass(frozen=True)
+class NotSearched:
+    """Says of a setting that no sweep may search it, and why: `lists: Annotated[str, NotSearched("...")]`."""
+
+    reason: str
+
+
 M = TypeVar("M", bound=Section)
 _NULLS = ("null", "~")
 _MOST_FAULTS = 20
@@ -50,6 +58,11 @@ def fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldI
             yield from fields(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", info
+
+
+def not_searched(info: FieldInfo) -> str | None:
+    """Why no sweep may search a setting; None where one may."""
+    return next((mark.reason for mark in info.metadata if isinstance(mark, NotSearched)), None)
 
 
 def set_key(tree: Tree, key: str, value: Any) -> None:

@@ -1,17 +1,20 @@
 """The space refuses at the border what the trainer or the sampler would stumble over later."""
 
+import re
+
 import pytest
 
 from sweep.core.formatting import format_params, format_value, short_name
 from sweep.core.search_space import Dimension, check_params, parse_space
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.settings import fields, not_searched
 
 BASE = TrainConfig()
 ALL_KINDS = {
     "optim.lr": {"log_uniform": [1e-4, 1e-2]},
     "loss.star_weight": {"uniform": [0, 10]},
-    "data.workers": {"int": [2, 8]},
+    "optim.accumulate": {"int": [2, 8]},
     "optim.batch_size": {"log_int": [1, 64]},
     "model.backbone": {"choice": ["resnet18", "resnet34"]},
 }
@@ -48,8 +51,8 @@ def test_every_kind_is_read_in_the_order_given():
         ({"optim.lr": {"uniform": [0.1, 0.2, 0.3]}}, "space.optim.lr.uniform = .*: must be two numbers"),
         ({"optim.lr": {"uniform": ["a", "b"]}}, "space.optim.lr.uniform = .*: must be two numbers"),
         ({"optim.lr": {"uniform": [False, True]}}, "space.optim.lr.uniform = .*: must be two numbers"),
-        ({"data.workers": {"int": [1.0, 4]}}, "space.data.workers.int = .*: must be two integers"),
-        ({"data.workers": {"log_int": [1, 4.5]}}, "space.data.workers.log_int = .*: must be two integers"),
+        ({"model.width": {"int": [8.0, 9]}}, "space.model.width.int = .*: must be two integers"),
+        ({"model.width": {"log_int": [8, 9.5]}}, "space.model.width.log_int = .*: must be two integers"),
         ({"optim.lr": {"uniform": [0.2, 0.1]}}, "space.optim.lr.uniform = .*: the first must be below the second"),
         ({"optim.lr": {"uniform": [0.1, 0.1]}}, "space.optim.lr.uniform = .*: the first must be below the second"),
         ({"optim.lr": {"uniform": [float("nan"), 1.0]}}, "space.optim.lr.uniform = .*: the first must be below"),
@@ -62,7 +65,7 @@ def test_every_kind_is_read_in_the_order_given():
         ({"loss.star_weight": {"uniform": [-1, 1]}}, "space.loss.star_weight .*loss.star_weight = -1"),
         ({"optim.ema_decay": {"uniform": [0.9, 1.0]}}, "space.optim.ema_decay .*optim.ema_decay = 1.0"),
         ({"optim.batch_size": {"int": [0, 4]}}, r"space.optim.batch_size \(int 0 to 4\): .*optim.batch_size = 0"),
-        ({"data.workers": {"uniform": [1, 4]}}, "space.data.workers .*data.workers = "),
+        ({"model.width": {"uniform": [8, 9]}}, "space.model.width .*model.width = "),
         ({"model.backbone": {"choice": ["resnet18", "vgg"]}}, "space.model.backbone .*one of 'resnet18', 'vgg'"),
         ({"model.deconv_layers": {"int": [3, 4]}}, "model.deconv_layers = 4: cannot apply, model.head pyramid has no"),
         ({"loss.name": {"choice": ["star", "awing"]}}, "space.loss.name .*loss.name = 'awing'"),
@@ -106,7 +109,7 @@ def test_a_range_holds_its_ends(value, inside):
         ({"optim.lrr": 1e-3}, r"known\[2\]: optim.lrr is not in the space \(nearest valid key: optim.lr\)"),
         ({"optim.gamma": 0.5}, r"known\[2\]: optim.gamma is not in the space"),
         ({"model.backbone": "resnet50"}, r"known\[2\]: model.backbone = 'resnet50' is outside .*one of 'resnet18', 'r"),
-        ({"data.workers": 9}, r"known\[2\]: data.workers = 9 is outside of the space \(int 2 to 8\)"),
+        ({"optim.accumulate": 9}, r"known\[2\]: optim.accumulate = 9 is outside of the space \(int 2 to 8\)"),
     ],
 )
 def test_a_known_config_outside_of_the_space_is_refused(params, message):
@@ -116,7 +119,7 @@ def test_a_known_config_outside_of_the_space_is_refused(params, message):
 
 def test_a_known_config_may_leave_settings_to_the_sampler():
     check_params({}, parse_space(ALL_KINDS, BASE), BASE, "known[0]")
-    check_params({"optim.lr": 1e-3, "data.workers": 2}, parse_space(ALL_KINDS, BASE), BASE, "known[0]")
+    check_params({"optim.lr": 1e-3, "optim.accumulate": 2}, parse_space(ALL_KINDS, BASE), BASE, "known[0]")
 
 
 def test_texts_for_tables_and_names():
@@ -150,3 +153,30 @@ def test_a_known_value_is_of_the_dimensions_kind(kind, value):
     space = parse_space({key: {kind: ends}}, BASE)
     with pytest.raises(ConfigError, match="outside"):
         check_params({key: value}, space, BASE, "known[0]")
+
+
+def test_what_trials_are_judged_on_is_not_searched():
+    """A new setting of the faces must be thought about: it is searched, or says why not."""
+    refused = {key: reason for key, info in fields(TrainConfig) if (reason := not_searched(info))}
+    searched = {key for key, _ in fields(TrainConfig) if key.startswith("data.")} - set(refused)
+    assert searched - {key for key in searched if key.startswith("data.augment.")} == {
+        "data.train_faces",
+        "data.image_size",
+        "data.box_scale",
+        "data.crop_margin",
+        "data.augment_on",
+    }
+    assert {key for key in refused if not key.startswith("data.")} == {"optim.epochs"}
+    for key, reason in refused.items():
+        for kind in ({"int": [1, 2]}, {"choice": ["a", "b"]}):
+            with pytest.raises(ConfigError, match=re.escape(f"space.{key}: {reason}")):
+                parse_space({key: kind}, BASE)
+    assert "faces trials are judged" in refused["data.split_seed"]
+
+
+def test_what_trials_are_judged_on_comes_in_by_no_other_way():
+    space = {"optim.lr": {"uniform": [0.1, 0.2]}, "model.backbone": {"choice": ["resnet18", "resnet34"]}}
+    with pytest.raises(ConfigError, match=r"known: data.val_faces is not in the space"):
+        check_params({"data.val_faces": 3}, parse_space(space, BASE), BASE, "known")
+    with pytest.raises(ConfigError, match=r"space\.data\.val_faces: it decides on which faces"):
+        parse_space({**space, "data.val_faces": {"int": [1, 2], "when": {"model.backbone": "resnet18"}}}, BASE)

@@ -24,7 +24,7 @@ SLOW_ONES = ["tpe", "random", pytest.param("gp", marks=pytest.mark.slow)]
 KINDS = {
     "uniform": {"loss.star_weight": {"uniform": [0, 10]}},
     "log_uniform": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},
-    "int": {"data.workers": {"int": [2, 9]}},
+    "int": {"optim.accumulate": {"int": [2, 9]}},
     "log_int": {"optim.batch_size": {"log_int": [1, 64]}},
     "choice": {"loss.distance": {"choice": ["l1", "l2", "wing"]}},
 }
@@ -181,7 +181,7 @@ def test_a_driver_that_died_before_it_noted_its_settings_is_made_good(make):
 
 # Finite spaces
 
-FINITE = {"loss.distance": {"choice": ["l1", "l2"]}, "data.workers": {"int": [2, 4]}}
+FINITE = {"loss.distance": {"choice": ["l1", "l2"]}, "optim.accumulate": {"int": [2, 4]}}
 
 
 @pytest.mark.parametrize("sampler", [*SLOW_ONES, "grid"])
@@ -192,7 +192,8 @@ def test_a_finite_space_is_searched_once_and_then_full(sampler, restarts, make):
     for _ in range(6):
         study = maker.open() if restarts else study
         params.append(run_one(study))
-    assert {(p["loss.distance"], p["data.workers"]) for p in params} == set(itertools.product(["l1", "l2"], [2, 3, 4]))
+    found = {(p["loss.distance"], p["optim.accumulate"]) for p in params}
+    assert found == set(itertools.product(["l1", "l2"], [2, 3, 4]))
     assert study.ask() is None
     assert maker.open().ask() is None
     assert len(maker.open().records) == len(maker.inside().trials) == 6
@@ -206,12 +207,12 @@ def test_a_grid_is_searched_in_an_order_of_its_seed(make):
 def test_a_setting_without_effect_is_no_parameter_of_a_trial(make):
     space = {
         "loss.distance": {"choice": ["l1", "l2"]},
-        "data.workers": {"int": [2, 4], "when": {"loss.distance": "l1"}},
+        "optim.accumulate": {"int": [2, 4], "when": {"loss.distance": "l1"}},
     }
     maker = make("random", space)
     study = maker.open()
     found = [run_one(study) for _ in range(4)]
-    expected = [{"loss.distance": "l1", "data.workers": n} for n in (2, 3, 4)] + [{"loss.distance": "l2"}]
+    expected = [{"loss.distance": "l1", "optim.accumulate": n} for n in (2, 3, 4)] + [{"loss.distance": "l2"}]
     assert sorted(found, key=str) == sorted(expected, key=str)
     assert study.ask() is None
     assert [r.params for r in maker.open().records] == found
@@ -356,7 +357,7 @@ def test_curves_are_of_the_trials_that_have_reported(make):
         ({"train": {"optim": {"epochs": 4}}}, "train.optim.epochs: 3 -> 4"),
         (
             {"space": TWO | KINDS["int"]},
-            "space.data.workers: None -> {'int': [2, 9]}",
+            "space.optim.accumulate: None -> {'int': [2, 9]}",
         ),
         ({"sampler": {"name": "tpe", "startup_trials": STARTUP}}, "sampler.name: 'random' -> 'tpe'"),
         ({"pruner": {"pause": False}}, "pruner.pause: True -> False"),
