@@ -169,6 +169,7 @@ def _file(config: TrainConfig) -> Path:
         config.model.model_dump(mode="json", exclude={"pretrained"}),
         config.data.landmarks.count,
         config.data.image_size,
+        config.optim.batch_size,
         [config.run.device, Path("/dev/nvidia0").exists(), os.environ.get("CUDA_VISIBLE_DEVICES")],
         config.run.threads,
         [version(name) for name in ("torch", "torchvision")],

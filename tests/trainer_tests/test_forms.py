@@ -125,7 +125,13 @@ def test_speeds_are_kept_by_all_that_decides_them(tmp_path: Path, monkeypatch: p
     remember(config, NEW)
     assert recall(config) == NEW
     assert recall(config.replace({"optim.lr": 1e-2, "data.train_faces": 7})) == NEW
-    others = {"run.threads": 2, "data.image_size": 64, "model.backbone": "resnet18", "model.width": 8}
+    others = {
+        "run.threads": 2,
+        "data.image_size": 64,
+        "optim.batch_size": 6,
+        "model.backbone": "resnet18",
+        "model.width": 8,
+    }
     for key, value in others.items():
         assert recall(config.replace({key: value})) is None, key
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
