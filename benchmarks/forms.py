@@ -12,11 +12,11 @@ from benchmarks.measuring import Table, medians_in_turn, run_alone
 from benchmarks.step import ROUNDS, SETUPS, time_bare_loop, time_trainer
 from trainer.config import TrainConfig
 from trainer.form_speed import resolve, speeds_here
-from trainer.forms import FORMS, Form, FormSpeeds, form_of
+from trainer.forms import ON_CPU, FormSpeeds, choose, form_of, in_form
 
 SETS = {"as it is": {}, "held to AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
 _HOPELESS = 3.0  # times slower than the fastest, as the trainer measures it: not worth the minutes
-_BARE = {str(form): form for form in FORMS if form.precision != "float16"}
+_BARE = {str(form): form for form in ON_CPU}
 
 
 def measure() -> Table:
@@ -58,15 +58,11 @@ def _time(setup: str, variant: str, switches: dict[str, str]) -> float:
 def _answer(setup: str, variant: str) -> str:
     config = TrainConfig.load(None, SETUPS[setup]).with_threads()
     if variant == "speeds":
-        return json.dumps({"speeds": speeds_here(config).tree(), "chosen": str(form_of(resolve(config)))})
+        speeds = speeds_here(config)
+        return json.dumps({"speeds": speeds.tree(), "chosen": str(form_of(choose(config, {setup: speeds})))})
     if variant == "trainer":
         return str(time_trainer(resolve(config)))
     return str(time_bare_loop(in_form(config, _BARE[variant])))
-
-
-def in_form(config: TrainConfig, form: Form) -> TrainConfig:
-    """The config, computed in this form."""
-    return config.replace({"run.precision": form.precision, "run.channels_last": form.channels_last})
 
 
 if __name__ == "__main__":

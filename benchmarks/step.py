@@ -16,10 +16,9 @@ from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.engine import start_run, train_epoch
 from trainer.form_speed import resolve
-from trainer.forms import form_of
 from trainer.losses import star_loss
 from trainer.model import build_model
-from trainer.runtime.device import autocast
+from trainer.runtime.device import autocast, lay_out
 from trainer.runtime.process import prepare_process
 
 SETUPS = {
@@ -73,8 +72,7 @@ def time_trainer(config: TrainConfig) -> float:
 def time_bare_loop(config: TrainConfig) -> float:
     """Images a second of the network alone, as the trainer sets it up."""
     run = start_run(config)
-    layout = torch.channels_last if form_of(config).channels_last else torch.contiguous_format
-    pictures = _pictures(config).contiguous(memory_format=layout)
+    pictures = lay_out(_pictures(config), config)
     return _rate(lambda epoch: _steps(run.model, run.optimizer, pictures, config, _mean))
 
 
@@ -94,9 +92,7 @@ def time_star(config: TrainConfig) -> float:
     prepare_process(config)
     batch, side = config.optim.batch_size, config.data.image_size // 4
     logits, target = landmark_logits((batch, config.data.landmarks.count, side, side), spread=0.1)
-    form = form_of(config)
-    layout = torch.channels_last if form.channels_last else torch.contiguous_format
-    given = logits.to(getattr(torch, form.precision)).contiguous(memory_format=layout).requires_grad_()
+    given = lay_out(logits.to(getattr(torch, config.run.precision)), config).requires_grad_()
     mask = torch.ones(target.shape[:2], dtype=torch.bool)
     seconds = time_in_turn({"": lambda: star_loss(given, target, mask=mask).backward()}, rounds=30, warmup=5)
     return batch / seconds[""]

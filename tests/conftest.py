@@ -26,14 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def quick_precision() -> str:
-    """In what networks are computed without taking ages: CPUs without units for bfloat16 emulate it."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    in_hardware = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and "avx512_bf16" in flags
-    return "bfloat16" if in_hardware else "float32"
-
-
-@pytest.fixture(scope="session")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, subprocess.CompletedProcess]:
     """A sweep that nothing disturbs and what it printed, run once for all tests, which only look at it."""
     from harness import Sweep

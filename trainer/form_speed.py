@@ -16,10 +16,10 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
-from trainer.forms import FORMS, Form, FormSpeeds, choose, form_of, is_open, recall, remember, slow_warning
+from trainer.forms import ON_CPU, Form, FormSpeeds, choose, form_of, in_form, is_open, recall, remember, slow_warning
 from trainer.model import LandmarkNet
 from trainer.optim import build_optimizer
-from trainer.runtime.device import precision_of, select_device
+from trainer.runtime.device import autocast, lay_out, place, select_device
 from trainer.runtime.process import prepare_process
 
 _SECONDS = 3.5  # for timing at the config's size; the rest of five seconds is for what comes before
@@ -29,8 +29,6 @@ _NEAR = 1.6  # times slower than the best on small pictures: what is slower than
 _EMULATED = 3.0  # times slower in its first step: needs no second one, nor the other layout
 _STEP = 0.3  # seconds that a timed step should take at most
 _WAITED = 1.5  # times longer than it worked: others were at work, too
-_LAYOUTS = {False: torch.contiguous_format, True: torch.channels_last}
-_ON_CPU = tuple(form for form in FORMS if form.precision != "float16")
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -119,7 +117,7 @@ def _measure(config: TrainConfig) -> tuple[FormSpeeds, bool]:
     exact = {form: min(times[1:]) / batch for form, times in steps.items()}
     fastest = min(exact, key=lambda form: exact[form])
     rates = {form: 1 / (exact[form] if form in exact else exact[fastest] * rough[form] / best) for form in rough}
-    emulated = {form: rates[other] for form in _ON_CPU if form not in rates and (other := _twin(form)) in rates}
+    emulated = {form: rates[other] for form in ON_CPU if form not in rates and (other := _twin(form)) in rates}
     threads = f"{config.run.threads} thread{'s' * (config.run.threads != 1)}"
     quiet = time.perf_counter() - began < _WAITED * (time.process_time() - worked)
     found = f"measured here with {threads}, {size} px{'' if quiet else ', on a busy machine'}"
@@ -135,19 +133,21 @@ class _Networks:
     """The network of a config in both layouts, with random weights and an optimizer, for steps that are timed."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self._threads = config.run.threads or 1
+        self._configs = {form: in_form(config, form) for form in ON_CPU}
+        self._clock = time.process_time if (config.run.threads or 1) == 1 else time.perf_counter
         with torch.random.fork_rng(devices=[]):
             network = LandmarkNet(config.model, config.data.landmarks.count).train()
         self._networks: dict[bool, nn.Module] = {}
         self._optimizers: dict[bool, torch.optim.Optimizer] = {}
-        for last, layout in _LAYOUTS.items():
-            self._networks[last] = copy.deepcopy(network).to(memory_format=layout)
-            self._optimizers[last] = build_optimizer(self._networks[last], config.optim)
+        for form in (Form("float32", False), Form("float32", True)):
+            placed = place(copy.deepcopy(network), self._configs[form])
+            self._networks[form.channels_last] = placed
+            self._optimizers[form.channels_last] = build_optimizer(placed, config.optim)
 
     def roughly(self, size: int) -> dict[Form, float]:
         """Seconds a picture of this size; without the second layout of a precision that is emulated."""
         found: dict[Form, float] = {}
-        for form in _ON_CPU:
+        for form in ON_CPU:
             best = min(found.values(), default=float("inf"))
             if found.get(_twin(form), 0.0) > _EMULATED * best:
                 continue
@@ -159,18 +159,17 @@ class _Networks:
 
     def seconds(self, form: Form, batch: int, size: int) -> float:
         """Of one step. On one thread it is CPU time, which others on the machine hardly change."""
-        network, optimizer = self._networks[form.channels_last], self._optimizers[form.channels_last]
+        config, network = self._configs[form], self._networks[form.channels_last]
+        optimizer = self._optimizers[form.channels_last]
         shape, random = (batch, 3, size, size), torch.Generator().manual_seed(0)
-        pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
-        pictures = pictures.contiguous(memory_format=_LAYOUTS[form.channels_last])
-        clock = time.process_time if self._threads == 1 else time.perf_counter
-        started = clock()
-        with precision_of(form.precision, torch.device("cpu")):
+        pictures = lay_out(torch.randint(0, 256, shape, dtype=torch.uint8, generator=random), config)
+        started = self._clock()
+        with autocast(config, pictures.device):
             output = network(pictures)
         output.float().mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return clock() - started
+        return self._clock() - started
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Form:
 
 
 FORMS = tuple(Form(precision, last) for precision in ("float32", "bfloat16", "float16") for last in (False, True))
+ON_CPU = tuple(form for form in FORMS if form.precision != "float16")
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,14 @@ class FormSpeeds:
         rate = self.rates.get(form, 0.0)
         return max(self.rates.values()) / rate if rate else float("inf")
 
+    @property
+    def ordered(self) -> list[Form]:
+        """The forms, the fastest first."""
+        return sorted(self.rates, key=self.factor)
+
     def text(self) -> str:
         """For a person: the fastest first."""
-        ordered = sorted(self.rates, key=self.factor)
-        rates = ", ".join(f"{form} {self.rates[form]:.1f}" for form in ordered)
+        rates = ", ".join(f"{form} {self.rates[form]:.1f}" for form in self.ordered)
         return f"{rates} images/s ({self.source})" if self.measured else self.source
 
     def tree(self) -> dict[str, Any]:
@@ -108,27 +113,28 @@ def choose(config: TrainConfig, machines: Mapping[str, FormSpeeds]) -> TrainConf
     worst = {form: max(speeds.factor(form) for speeds in machines.values()) for form in allowed(config)}
     form = min(worst, key=lambda f: worst[f])
     if config.run.precision == AUTO and len(machines) > 1 and worst[form] > SLOW:
-        suits = "; ".join(f"{name}: {min(speeds.rates, key=speeds.factor)}" for name, speeds in machines.items())
+        suits = "; ".join(f"{name}: {speeds.ordered[0]}" for name, speeds in machines.items())
         raise ConfigError(
             f"run.precision = 'auto': no precision is fast on all machines ({suits}): set it, or leave some out"
         )
+    return in_form(config, form)
+
+
+def in_form(config: TrainConfig, form: Form) -> TrainConfig:
+    """Returns the config, computed in this form whatever it says itself."""
     return config.replace({"run.precision": form.precision, "run.channels_last": form.channels_last})
 
 
 def adopt(config: TrainConfig, earlier: TrainConfig) -> TrainConfig:
     """Returns the config with what it leaves open as an earlier one has it, with which it shall share its numbers."""
-    run = earlier.run
-    chosen = {
-        "run.precision": run.precision if config.run.precision == AUTO else config.run.precision,
-        "run.channels_last": run.channels_last if config.run.channels_last == AUTO else config.run.channels_last,
-    }
-    return config.replace(chosen) if is_open(config) else config
+    left_open = [name for name in ("precision", "channels_last") if getattr(config.run, name) == AUTO]
+    return config.replace({f"run.{name}": getattr(earlier.run, name) for name in left_open})
 
 
 def slow_warning(config: TrainConfig, speeds: FormSpeeds) -> str | None:
     """A line about a config whose form is more than `SLOW` times slower here than the fastest; else None."""
     form = form_of(config)
-    factor, best = speeds.factor(form), min(speeds.rates, key=speeds.factor)
+    factor, best = speeds.factor(form), speeds.ordered[0]
     if not speeds.measured or factor <= SLOW:
         return None
     if factor == float("inf"):

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from trainer.config import TrainConfig
 from trainer.cores import processes
 from trainer.errors import CheckpointError, ConfigError, DataError, ModelError, NonFiniteError
-from trainer.forms import form_of, is_open, slow_warning
+from trainer.forms import choose, form_of, is_open, slow_warning
 from trainer.pulse import Pulse
 from trainer.run_folder import CONFIG_FILE, LAST
 from trainer.settings import ArgumentParser
@@ -121,16 +122,18 @@ def _in_its_form(config: TrainConfig) -> TrainConfig:
     """The config with the form in which it is computed here, which is said; of several processes, the first decides."""
     if processes() > 1:
         return config
-    from trainer.form_speed import resolve, speeds_here
+    from trainer.form_speed import speeds_here
 
-    chosen = resolve(config)
-    speeds, form = speeds_here(chosen), form_of(chosen)
+    config = config.with_threads()
+    speeds = speeds_here(config)  # once: those of a busy machine are not kept
     if is_open(config):
+        config = choose(config, {"this machine": speeds})
+        form = form_of(config)
         rate = f"{speeds.rates[form]:.1f} images/s, " if speeds.measured else ""
         print(f"computed in {form}: {rate}{speeds.source}", file=sys.stderr)
-    elif text := slow_warning(chosen, speeds):
+    elif text := slow_warning(config, speeds):
         print(text, file=sys.stderr)
-    return chosen
+    return config
 
 
 class _Display:
@@ -182,7 +185,7 @@ class _Display:
         epoch, share = self._now
         first, began = self._first
         if self._seconds:
-            each = sum(self._seconds[-5:]) / len(self._seconds[-5:])
+            each = fmean(self._seconds[-5:])
         elif share > first:
             each = (time.monotonic() - began) / (share - first)
         else:

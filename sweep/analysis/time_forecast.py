@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sweep.core.config import SweepConfig
 from sweep.core.formatting import format_seconds
-from sweep.core.trial import Progress, State, TrialRecord
+from sweep.core.trial import Progress, State, TrialRecord, share_of_epoch
 from sweep.search.budget import device_hours
 from sweep.search.rehearsal import Extent, expected_extent
 
@@ -33,6 +33,9 @@ class Outlook:
         config: the sweep.
         slots: how many trials fit at the same time.
         epoch_seconds: how long an epoch takes, as far as that is known beforehand.
+
+    Attributes:
+        running: how far trials that run have come in their epochs, as last looked at.
     """
 
     def __init__(self, config: SweepConfig, slots: Slots, epoch_seconds: float | None) -> None:
@@ -40,7 +43,7 @@ class Outlook:
         self._config, self._prior = config, epoch_seconds
         self._began = time.monotonic()
         self._epochs, self._seconds = 0, 0.0  # of this call
-        self._running: Mapping[int, Progress] = {}
+        self.running: Mapping[int, Progress] = {}
         self._extent: Extent | None = None
         self._due = 0.0  # when the rest is played again
 
@@ -51,14 +54,14 @@ class Outlook:
 
     def look(self, running: Mapping[int, Progress]) -> None:
         """Takes in how far running trials have come in their epochs."""
-        self._running = running
+        self.running = running
 
     def at_start(self, records: Sequence[TrialRecord]) -> str:
         """What the sweep will take, in words."""
         config = self._config
         work = f"{config.trials} trials" if config.trials else f"{config.epochs} epochs" if config.epochs else "trials"
-        if records:
-            work += f", of which {len(records)} have begun" if config.trials else ""
+        if records and config.trials:
+            work += f", of which {len(records)} have begun"
         limits = [(config.hours, "hours"), (config.device_hours, "device hours")]
         text = "".join(f", at most {limit:g} {unit}" for limit, unit in limits if limit)
         left = self.left(records)
@@ -75,7 +78,7 @@ class Outlook:
 
     def left(self, records: Sequence[TrialRecord]) -> float | None:
         """Seconds until the sweep is done; None while that is not known."""
-        each, config, slots = self.epoch_seconds, self._config, self._now
+        each, config, slots = self.epoch_seconds, self._config, max(1, self.slots.last or self.slots())
         ends = []
         if config.hours is not None:
             ends.append(config.hours * 3600 - (time.monotonic() - self._began))
@@ -87,14 +90,9 @@ class Outlook:
         return max(0.0, min(ends)) + _ENDING if ends else None
 
     @property
-    def _now(self) -> int:
-        """Trials side by side."""
-        return max(1, self.slots.last or self.slots())
-
-    @property
     def epoch_seconds(self) -> float | None:
         """Mean of the epochs that came and of the parts of those that run; None while nothing is known."""
-        begun = [p for p in self._running.values() if p.share >= _LEAST]
+        begun = [p for p in self.running.values() if p.share >= _LEAST]
         epochs = self._epochs + sum(p.share for p in begun)
         seconds = self._seconds + sum(p.seconds for p in begun)
         if self._prior is not None:
@@ -105,13 +103,8 @@ class Outlook:
         """What is still to come; reckoned anew as often as that costs little."""
         began = time.monotonic()
         if began >= self._due:
-            shares = {r.number: self._share(r) for r in records if r.state is State.RUNNING}
+            shares = {r.number: share_of_epoch(r, self.running) for r in records if r.state is State.RUNNING}
             self._extent = expected_extent(self._config, slots, records, shares)
             now = time.monotonic()
             self._due = now + _SHARE * (now - began)
         return self._extent
-
-    def _share(self, record: TrialRecord) -> float:
-        """Of the epoch that a trial is in."""
-        progress = self._running.get(record.number)
-        return progress.share if progress is not None and progress.epoch == record.epochs + 1 else 0.0

@@ -76,6 +76,12 @@ class Progress:
     seconds: float
 
 
+def share_of_epoch(record: TrialRecord, running: Mapping[int, Progress]) -> float:
+    """How much of its running epoch a trial has behind it; what was told of another attempt does not count."""
+    progress = running.get(record.number)
+    return progress.share if progress is not None and progress.epoch == record.epochs + 1 else 0.0
+
+
 def keep(group: dict[int, TrialRecord], record: TrialRecord, belongs: bool) -> None:
     """Puts a trial into a group by number, or takes it out."""
     if belongs:

@@ -19,7 +19,7 @@ from sweep.analysis.leaderboard import summary_line
 from sweep.analysis.time_forecast import Outlook
 from sweep.core.config import SweepConfig
 from sweep.core.formatting import format_params, format_value, short_name
-from sweep.core.trial import Progress, State, TrialRecord
+from sweep.core.trial import Progress, State, TrialRecord, share_of_epoch
 from sweep.search.ranking import best, rank
 from sweep.storage.event_log import Event, EventKind
 from trainer.pulse import Pulse
@@ -42,7 +42,6 @@ class Board:
     Args:
         config: the sweep.
         records: gives the trials as the study holds them.
-        slots: gives the number of trials at the same time.
         lag: events that MLflow has not got yet.
         progress: gives how far trials of these numbers have come in their epochs.
         outlook: when it will be done.
@@ -61,7 +60,6 @@ class Board:
         self._config, self._records, self._lag, self._progress = config, records, lag, progress
         self._outlook, self._console = outlook, console
         self._speeds: dict[int, float] = {}
-        self._running: dict[int, Progress] = {}
         self._looked = -math.inf
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
         self._pulse = Pulse(self._say, self._pulse_line)
@@ -97,8 +95,7 @@ class Board:
     def _look(self, records: list[TrialRecord]) -> None:
         """Asks how far trials have come, not more than once a second."""
         if time.monotonic() - self._looked >= 1.0:
-            self._running = self._progress([r.number for r in records if r.state is State.RUNNING])
-            self._outlook.look(self._running)
+            self._outlook.look(self._progress([r.number for r in records if r.state is State.RUNNING]))
             self._looked = time.monotonic()
 
     def _pulse_line(self) -> str:
@@ -113,7 +110,7 @@ class Board:
     def _epoch(self, record: TrialRecord) -> str:
         """Such as 'epoch 3/8 at 40%'."""
         epochs = self._config.train.optim.epochs
-        if share := _share(record, self._running):
+        if share := share_of_epoch(record, self._outlook.running):
             return f"epoch {record.epochs + 1}/{epochs} at {share:.0%}"
         return f"after epoch {record.epochs}/{epochs}" if record.epochs else "starting"
 
@@ -146,7 +143,7 @@ class Board:
         hidden = len(records) - len(shown)
         foot = Text(self._status(records) + (f"; {hidden} more trials not shown" if hidden else ""))
         title = f"sweep {self._config.name}"
-        return Group(results_table(self._config, shown, self._speeds, self._running, title=title), foot)
+        return Group(results_table(self._config, shown, self._speeds, self._outlook.running, title=title), foot)
 
     def _status(self, records: list[TrialRecord]) -> str:
         behind = self._lag()
@@ -159,12 +156,6 @@ def doing(console: Console, text: str) -> Iterator[None]:
     """Shows that something goes on: on a terminal by a sign that moves, elsewhere in a line every half minute."""
     with console.status(text) if console.is_terminal else Pulse(console.print, lambda: f"still {text}"):
         yield
-
-
-def _share(record: TrialRecord, running: Mapping[int, Progress]) -> float:
-    """How much of its running epoch a trial has behind it."""
-    progress = running.get(record.number)
-    return progress.share if progress and progress.epoch == record.epochs + 1 else 0.0
 
 
 def results_table(
@@ -188,7 +179,7 @@ def results_table(
     winner = best(records)
     for r in records:
         cells: list[Any] = [str(r.number), Text(r.state.value, style=_STYLES[r.state])]
-        share = _share(r, running or {})
+        share = share_of_epoch(r, running or {})
         cells.append(f"{r.epochs}/{config.train.optim.epochs}" + (f" +{share:.0%}" if share else ""))
         cells += [format_value(r.params[key]) if key in r.params else "-" for key in keys]
         nme = "-" if r.best_nme is None else f"{r.best_nme:.2%}"

@@ -57,7 +57,7 @@ def _compare_forms(chosen: Form, speeds: FormSpeeds) -> list[str]:
     """Precision and memory layout of the network, and how fast the others would be."""
     if not speeds.measured:
         return [f"  network    {chosen} ({speeds.source})"]
-    others = sorted((form for form in speeds.rates if form != chosen), key=speeds.factor)
+    others = [form for form in speeds.ordered if form != chosen]
     rate = speeds.rates[chosen]
     return [
         f"  network    {chosen}: {rate:.1f} images/s without faces and loss ({speeds.source})",

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import astuple
-from types import TracebackType
 from typing import Any
 
 import ray
 from ray.experimental import internal_kv
 
 from sweep.core.trial import Progress
+from trainer.pulse import Ticker
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +25,14 @@ _PAUSE = 1.0  # seconds from one note to the next
 _PATIENCE = 5.0  # seconds with the store
 
 
-class Teller:
+class Teller(Ticker):
     """A worker's side; as a context manager, it tells from a thread, so that a slow store holds up no training."""
 
     def __init__(self, trial: int) -> None:
+        super().__init__("progress", self._tell, lambda: _PAUSE, patient=False)
         self._trial = trial
         self._epoch, self._share, self._began = 0, 0.0, time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._told = (0, 0.0)
 
     def note(self, epoch: int, share: float) -> None:
         """Notes how much of an epoch is done; costs next to nothing."""
@@ -41,28 +40,17 @@ class Teller:
             self._began = time.monotonic()
         self._epoch, self._share = epoch, share
 
-    def __enter__(self) -> Teller:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-
-    def _run(self) -> None:
-        told = Progress(0, 0.0, 0.0)
-        while not self._ended.wait(_PAUSE):
-            now = Progress(self._epoch, round(self._share, 4), round(time.monotonic() - self._began, 1))
-            if (now.epoch, now.share) == (told.epoch, told.share):
-                continue
-            try:
-                _store().internal_kv_put(
-                    _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_PATIENCE
-                )
-            except Exception:  # of many kinds while the head is away; the next note may come through
-                logger.debug("progress not told", exc_info=True)
-            told = now
+    def _tell(self) -> None:
+        now = Progress(self._epoch, round(self._share, 4), round(time.monotonic() - self._began, 1))
+        if (now.epoch, now.share) == self._told:
+            return
+        self._told = now.epoch, now.share
+        try:
+            _store().internal_kv_put(
+                _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_PATIENCE
+            )
+        except Exception:  # of many kinds while the head is away; the next note may come through
+            logger.debug("progress not told", exc_info=True)
 
 
 def read(trials: Iterable[int]) -> dict[int, Progress]:

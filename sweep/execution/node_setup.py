@@ -52,6 +52,7 @@ class NodeReport:
 
     versions: dict[str, str] = field(default_factory=dict)
     ready: Readiness = field(default_factory=Readiness)
+    speeds: FormSpeeds | None = None
     error: str = ""
 
 
@@ -73,7 +74,7 @@ def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) 
         elif not probe.exists():
             where = f"does not see {probe.parent}"
             return NodeReport(error=f"{where}: give output a folder that all machines see, or set storage")
-        return NodeReport(versions, replace(prepare_faces(config), speeds={"": speeds_here(config)}))
+        return NodeReport(versions, prepare_faces(config), speeds_here(config))
     except (ConfigError, DataError, ModelError, OSError) as error:
         return NodeReport(error=str(error))
 
@@ -132,9 +133,5 @@ def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
             logger.warning("machines %s differ in %s: numbers may differ in their last digits", names, changed)
     if not found:
         return Readiness()
-    speeds = {
-        str(node["NodeManagerAddress"]): known
-        for node, answer in zip(nodes, found, strict=True)
-        for known in answer.ready.speeds.values()
-    }
-    return replace(found[0].ready, speeds=speeds)
+    speeds = {str(node["NodeManagerAddress"]): answer.speeds for node, answer in zip(nodes, found, strict=True)}
+    return replace(found[0].ready, speeds={name: known for name, known in speeds.items() if known})

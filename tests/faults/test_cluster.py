@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 TRAIN = TINY | {
     "optim": {"epochs": 8, "batch_size": 8},
-    "run": {"precision": "float32", "channels_last": True, "checkpoint_seconds": 0},
+    "run": TINY["run"] | {"checkpoint_seconds": 0},
 }
 SETTINGS = CALM | {
     "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 RATES = {"optim.lr": {"log_uniform": [1e-4, 1e-2]}}
 QUIET = CALM | {"space": RATES, "known": [], "pruner": {"name": "none"}, "keep": 1, "trials": 2}
-OFTEN = {"precision": "float32", "channels_last": True, "checkpoint_seconds": 0}
+OFTEN = TINY["run"] | {"checkpoint_seconds": 0}
 
 
 def lines(sweep: Sweep) -> int:

@@ -42,7 +42,7 @@ def epochs(number: int, **more) -> dict:
 
 @pytest.mark.long
 def test_a_worker_that_is_killed_three_times_fails_its_trial_and_no_other(tmp_path):
-    run = {"precision": "float32", "channels_last": True, "checkpoint_seconds": 0}
+    run = TINY["run"] | {"checkpoint_seconds": 0}
     sweep = Sweep(
         tmp_path / "home",
         settings=QUIET

@@ -503,7 +503,7 @@ def test_the_report_has_subsets_and_parts(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-def test_two_steps_of_the_wflw_recipe(test_data: Path, tmp_path: Path, saved: Saved, quick_precision: str) -> None:
+def test_two_steps_of_the_wflw_recipe(test_data: Path, tmp_path: Path, saved: Saved) -> None:
     wflw_list = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
     config = TrainConfig.load(
         PROJECT / "configs/train/wflw_resnet50_star.yaml",
@@ -518,7 +518,6 @@ def test_two_steps_of_the_wflw_recipe(test_data: Path, tmp_path: Path, saved: Sa
             "optim.milestones": "[]",
             "run.output": str(tmp_path / "run"),
             "run.threads": "1",
-            "run.precision": quick_precision,
         },
     )
     (row,) = results(config)

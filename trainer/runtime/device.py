@@ -41,10 +41,5 @@ def _layout(config: TrainConfig) -> torch.memory_format:
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
     """The config's precision, which must be chosen; losses and moments are computed outside of it."""
-    return precision_of(form_of(config).precision, device)
-
-
-def precision_of(name: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Has a network compute in bfloat16 or float16, or as it is in float32."""
-    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(form_of(config).precision)
     return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)
