@@ -20,6 +20,7 @@ from trainer.landmarks import LAYOUTS, Layout
 from trainer.settings import NotSearched, Section, Tree
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
+Placeholders = Literal["refuse", "missing", "merl_rav", "keep"]
 WITHOUT_EFFECT = {"run": ("output", "checkpoint_seconds"), "data": ("cache_dir", "workers")}  # on any number
 _JUDGES = NotSearched("it decides on which faces trials are judged, and all are judged on the same")
 _TRAINED_ON = NotSearched("trials are judged on the validation faces, and never trained on them")
@@ -31,6 +32,9 @@ _LAYOUT_OF_KIND: dict[str, LayoutName] = {
     "w300": "w300_68",
     "coco": "wflw98",
 }
+_OF_FILES = ["root", "train_list", "val_list", "test_list", "val_fraction", "split_seed", "skip_bad", "placeholders"]
+# younger than the hashes of old studies and checkpoints, which stay what they were where these are at their defaults
+_YOUNGER = {"data": ("train_on", "placeholders")}
 
 
 def _refuse(section: Section, name: str, prefix: str, reason: str) -> None:
@@ -89,6 +93,10 @@ class DataConfig(Section):
     skip_bad: Annotated[bool, _JUDGES] = Field(
         False, description="skip and count faulty faces instead of stopping at the first"
     )
+    placeholders: Annotated[Placeholders, _JUDGES] = Field(
+        "refuse",
+        description="landmarks at 0 0 or with both coordinates negative; merl_rav: -1 -1 is missing, -x -y covered",
+    )
     image_size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the network's input [pixels]")
     box_scale: float = Field(1.25, ge=1, le=4, description="enlargement of the face box before cropping [factor]")
     crop_margin: float = Field(
@@ -122,12 +130,16 @@ class DataConfig(Section):
         if self.kind != "coco" and self.layout not in (None, expected):
             raise ValueError(f"data.layout = {self.layout!r}: data.kind {self.kind} always has layout {expected}")
         if self.kind == "synthetic":
-            for name in ("root", "train_list", "val_list", "test_list", "val_fraction", "split_seed", "skip_bad"):
+            for name in _OF_FILES:
                 _refuse(self, name, "data", "data.kind synthetic reads no files")
         elif self.root is None:
             raise ValueError(f"data.root: data.kind {self.kind} needs the folder of the data set")
         else:
             _refuse(self, "synthetic_seed", "data", f"data.kind {self.kind} draws no faces")
+            if self.placeholders == "merl_rav" and self.kind != "w300":
+                raise ValueError(
+                    f"data.placeholders = 'merl_rav': are signs of .pts files, data.kind {self.kind} has none"
+                )
             if self.val_list is not None:
                 _refuse(self, "val_fraction", "data", "data.val_list is given")
         return self
@@ -243,7 +255,17 @@ class TrainConfig(Section):
                 "loss.name = 'star': needs a heatmap, whose spread it weighs; model.head regression gives coordinates "
                 "only (allowed there: smooth_l1, wing, soft_wing)"
             )
+        if not self.fits_batch_norm(self.data.train_faces or self.optim.batch_size):
+            name = "optim.batch_size" if self.optim.batch_size == 1 else "data.train_faces"
+            raise ValueError(
+                f"{name} = 1: batch norm needs two values a channel, and at "
+                "data.image_size 32 the last stage of the network has one a face (allowed: two faces, or 64 pixels)"
+            )
         return self
+
+    def fits_batch_norm(self, faces: int) -> bool:
+        """Whether a batch out of so many faces has two values a channel in the network's last, smallest stage."""
+        return min(self.optim.batch_size, faces) * (self.data.image_size // 32) ** 2 >= 2
 
     @classmethod
     def load(cls, path: str | Path | None, overrides: Mapping[str, str] | None = None) -> TrainConfig:
@@ -284,6 +306,9 @@ class TrainConfig(Section):
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 tree[section].pop(key)
-        if tree["data"]["train_on"] == "train":  # younger than the others: hashes from before it stay what they were
-            tree["data"].pop("train_on")
+        defaults = TrainConfig().tree()
+        for section, keys in _YOUNGER.items():
+            for key in keys:
+                if tree[section][key] == defaults[section][key]:
+                    tree[section].pop(key)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

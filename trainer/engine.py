@@ -21,7 +21,7 @@ from trainer.config import TrainConfig
 from trainer.data.batches import Batch, batches_per_epoch, training_batches
 from trainer.data.crop_cache import load_split
 from trainer.data.crops import CropSplit
-from trainer.errors import NonFiniteError
+from trainer.errors import DataError, NonFiniteError
 from trainer.evaluation import evaluate
 from trainer.form_speed import resolve
 from trainer.forms import epoch_pictures, form_of
@@ -180,6 +180,8 @@ def _load_state(config: TrainConfig, path: Path | None) -> dict[str, Any] | None
 
 def _load_splits(config: TrainConfig) -> tuple[CropSplit, CropSplit | None]:
     training = load_split(config.data, config.data.train_on)
+    if not config.fits_batch_norm(len(training)):
+        raise DataError(f"{training.origins[0]}: is the only face to train on; batch norm needs two, or 64 pixels")
     return training, load_split(config.data, "val") if config.data.train_on == "train" else None
 
 

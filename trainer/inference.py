@@ -19,7 +19,7 @@ from trainer.coords import invert, to_pixels, transform
 from trainer.data.batches import evaluation_batches
 from trainer.data.crops import CropSplit
 from trainer.data.images import crop_face
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.form_speed import resolve
 from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
@@ -100,8 +100,15 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
     if not {"config", "model"} <= state.keys():
         raise CheckpointError(f"{path}: holds no config or no weights")
     tree = state["config"]
+    trained = TrainConfig.from_tree(tree, str(path)).data.landmarks
     apply_overrides(TrainConfig, tree, overrides or {})
-    config = resolve(TrainConfig.from_tree(tree, str(path)))
+    config = TrainConfig.from_tree(tree, str(path))
+    if (asked := config.data.landmarks) is not trained:
+        raise ConfigError(
+            f"{path}: was trained on {trained.name} ({trained.count} landmarks), the faces have {asked.name} "
+            f"({asked.count}); give faces of {trained.name}, or train a network on {asked.name}"
+        )
+    config = resolve(config)
     prepare_process(config)
     model = LandmarkNet(config.model, config.data.landmarks.count)
     try:

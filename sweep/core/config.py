@@ -211,7 +211,6 @@ class SweepConfig(Section):
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 tree["train"][section].pop(key)
-        tree["train"]["data"].pop("train_on")  # always train, and newer than some studies
         return tree
 
     def tree(self) -> Tree:
@@ -222,6 +221,25 @@ class SweepConfig(Section):
     def dump(self, path: Path) -> None:
         """Writes the config as YAML, without passwords."""
         settings.write_yaml(self.tree(), path)
+
+
+def with_younger(old: Tree) -> Tree:
+    """The decisive settings of an old study, with those that it does not know yet at their defaults.
+
+    A setting's default means what was done before there was the setting.
+    """
+    fields = SweepConfig.model_fields.items()
+    defaults = {key: info.default.model_dump(mode="json") for key, info in fields if isinstance(info.default, Section)}
+    return _filled(old, {key: defaults[key] for key in old if key in defaults})
+
+
+def _filled(tree: Tree, defaults: Tree) -> Tree:
+    nested = {
+        key: _filled(tree[key], value)
+        for key, value in defaults.items()
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+    }
+    return {**defaults, **tree, **nested}
 
 
 def differences(old: Tree, new: Tree, prefix: str = "") -> list[str]:

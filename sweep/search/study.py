@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from sweep.core.config import SweepConfig, differences
+from sweep.core.config import SweepConfig, differences, with_younger
 from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.redaction import redact
 from sweep.core.retry import Patience
@@ -76,8 +76,8 @@ class Study:
             study.set_user_attr(_ID, uuid.uuid4().hex[:8])
         if old is None:
             study.set_user_attr(_DECISIVE, new)
-        elif old != new:
-            lines = "\n  ".join(differences(old, new))
+        elif different := differences(with_younger(old), with_younger(new)):
+            lines = "\n  ".join(different)
             raise StudyMismatchError(
                 f"sweep {config.name!r} exists with other settings:\n  {lines}\n"
                 "go on with the old ones, or give this sweep a name of its own: --name NEW"

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from face_files import write_faces
 
 from trainer import checkpoint, engine, evaluate, predict, show, train, visualize
 from trainer.config import TrainConfig
@@ -165,6 +166,23 @@ def test_a_damaged_checkpoint_is_told_by_name(recipe: Path, tmp_path: Path, caps
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"CheckpointError: {tmp_path / 'last.pt'}: damaged")
 
 
+def test_one_face_to_train_on_is_refused_by_its_line_before_batch_norm_fails(tmp_path: Path, capsys) -> None:
+    root = str(write_faces(tmp_path, ["a.png"]))
+    arguments = ["--data.kind", "w300", "--data.root", root, "--data.val_list", "train.txt"]
+    small = [
+        "--data.cache_dir",
+        root,
+        "--data.image_size",
+        "32",
+        "--model.backbone",
+        "resnet18",
+        "--run.precision",
+        "float32",
+    ]
+    assert train.main([*arguments, *small, "--run.output", str(tmp_path / "run")]) == 1
+    assert "train.txt:1: is the only face to train on; batch norm needs two" in capsys.readouterr().err
+
+
 # --- evaluate
 
 
@@ -222,6 +240,10 @@ def test_evaluation_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--optim.lr", "1"], "--optim.lr: unknown option"),
         (["--split", "train"], "invalid choice: 'train'"),
         (["--data.image_size", "33"], "multiple of 32"),
+        (
+            ["--data.kind", "w300", "--data.root", "/faces"],
+            "was trained on wflw98 (98 landmarks), the faces have w300_68 (68)",
+        ),
     ],
 )
 def test_bad_input_of_evaluation(

@@ -23,6 +23,7 @@ from trainer.settings import fields
 PROJECT = Path(__file__).parents[2]
 FIELDS = dict(fields(TrainConfig))
 WFLW = {"data.kind": "wflw", "data.root": "/faces"}
+IDENTITY = "c64800c773d2af43"  # of the defaults, in checkpoints and studies of before the settings of 2026-11-29
 MULTISTEP = {"optim.schedule": "multistep", "optim.milestones": [3, 7]}
 
 # every knob: what else must be set for it to apply, and a value that is not its default
@@ -41,6 +42,7 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "data.test_faces": ({}, 5),
     "data.synthetic_seed": ({}, 1),
     "data.skip_bad": (WFLW, True),
+    "data.placeholders": (WFLW, "missing"),
     "data.image_size": ({}, 64),
     "data.box_scale": ({}, 1.5),
     "data.crop_margin": ({}, 0.5),
@@ -416,6 +418,23 @@ def test_identity_changes_with_all_that_decides_the_numbers(key: str, requires: 
     before, after = TrainConfig().replace(requires), TrainConfig().replace({**requires, key: value})
     assert value_of(before, key) != value_of(after, key)
     assert (before.identity() == after.identity()) == (key in ON_THE_OUTSIDE)
+
+
+def test_identity_of_runs_before_younger_settings_stays() -> None:
+    assert TrainConfig().identity() == IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("faces", "batch", "size", "named"),
+    [(None, 1, 32, "optim.batch_size = 1"), (1, 8, 32, "data.train_faces = 1"), (1, 1, 64, None), (2, 2, 32, None)],
+)
+def test_batches_too_small_for_batch_norm_are_refused(faces: int | None, batch: int, size: int, named) -> None:
+    values = {"data.train_faces": faces, "optim.batch_size": batch, "data.image_size": size}
+    if named is None:
+        TrainConfig().replace(values)
+        return
+    with pytest.raises(ConfigError, match=named):
+        TrainConfig().replace(values)
 
 
 def test_identity_is_the_same_in_another_process() -> None:

@@ -205,7 +205,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
     faces: list[Face] = []
     origins: list[str] = []
     skipped: list[str] = []
-    for origin, parse in READERS[config.kind](_root(config), path, layout.count):
+    for origin, parse in READERS[config.kind](_root(config), path, layout.count, config.placeholders):
         try:
             face = parse()
             _check(face, layout)

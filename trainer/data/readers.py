@@ -3,6 +3,8 @@
 A reader goes through a list and yields, for each face, its place in the list and a function that parses it. The
 function raises ValueError with the reason alone, so that the caller adds the place and may go on with the next face.
 
+Points that stand for no place, such as (-1, -1), are refused unless data.placeholders says what they mean.
+
 Legend: K landmarks. Pixels follow `trainer.coords`: the centre of the top left pixel is (0, 0).
 """
 
@@ -25,9 +27,12 @@ from trainer.settings import shorten
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trainer.config import Placeholders
+
 _WFLW_NUMBERS: Final = 98 * 2 + 4  # then six attributes and the picture's name
 _WFLW_FIELDS: Final = _WFLW_NUMBERS + 6 + 1
 _MMPOSE_UNIT: Final = 200.0  # pixels that a `scale` of 1 means
+_NOTHING: Final = "has no visible landmark"
 _COMMENT: Final = re.compile(r"(#|//).*")
 
 
@@ -49,29 +54,30 @@ class Face:
 
 
 Entries = Iterator[tuple[str, Callable[[], Face]]]
-Reader = Callable[[Path, Path, int], Entries]
+Reader = Callable[[Path, Path, int, "Placeholders"], Entries]
 
 
-def read_wflw(root: Path, listing: Path, count: int) -> Entries:
+def read_wflw(root: Path, listing: Path, count: int, placeholders: Placeholders = "refuse") -> Entries:
     """Reads WFLW's list_98pt_rect_attr: 196 coordinates, box, six attributes 0 or 1, picture under WFLW_images."""
     for number, line in _lines(listing):
-        yield f"{listing}:{number}", partial(_wflw_face, root, line, count)
+        yield f"{listing}:{number}", partial(_wflw_face, root, line, count, placeholders)
 
 
-def read_w300(root: Path, listing: Path, count: int) -> Entries:
+def read_w300(root: Path, listing: Path, count: int, placeholders: Placeholders = "refuse") -> Entries:
     """Reads a list of pictures, relative to the root or else to the list's folder, each with a .pts file beside it.
 
-    The coordinates of .pts files start at 1; 1 is subtracted. The box is that of the landmarks.
+    The coordinates of .pts files start at 1; 1 is subtracted. The box is that of the landmarks that are there.
     """
     for number, line in _lines(listing):
-        yield f"{listing}:{number}", partial(_w300_face, root, listing.parent, line, count)
+        yield f"{listing}:{number}", partial(_w300_face, (root, listing.parent), line, count, placeholders)
 
 
-def read_coco(root: Path, listing: Path, count: int) -> Entries:
+def read_coco(root: Path, listing: Path, count: int, placeholders: Placeholders = "refuse") -> Entries:
     """Reads a COCO-style json; pictures lie under the root, its folder `images`, or the json's own folder.
 
-    A keypoint with v == 0 is missing. The box is MMPose's `center` and `scale` (in units of 200 pixels; one number for
-    a square, or width and height) where given, else `bbox` (x, y, width, height), else that of the landmarks.
+    A keypoint with v == 0 is missing; a negative v, which COCO does not know, is a placeholder. The box is MMPose's
+    `center` and `scale` (in units of 200 pixels; one number for a square, or width and height) where given, else `bbox`
+    (x, y, width, height), else that of the landmarks.
     """
     try:
         tree = json.loads(_text(listing), object_pairs_hook=_once)
@@ -90,7 +96,7 @@ def read_coco(root: Path, listing: Path, count: int) -> Entries:
     for position, annotation in enumerate(annotations):
         name = annotation.get("id") if isinstance(annotation, dict) else None
         shown = f"number {position}" if name is None else _shown(name)
-        yield f"{listing}: annotation {shown}", partial(_coco_face, folders, pictures, annotation, count)
+        yield f"{listing}: annotation {shown}", partial(_coco_face, folders, pictures, annotation, count, placeholders)
 
 
 READERS: Final[dict[str, Reader]] = {"wflw": read_wflw, "w300": read_w300, "coco": read_coco}
@@ -169,7 +175,7 @@ def _number(field: str) -> float:
     raise ValueError(f"{_shown(repr(field))} is not a number")
 
 
-def _wflw_face(root: Path, line: str, count: int) -> Face:
+def _wflw_face(root: Path, line: str, count: int, placeholders: Placeholders) -> Face:
     fields = line.split()
     if len(fields) != _WFLW_FIELDS:
         raise ValueError(f"must have {_WFLW_FIELDS} fields (196 coordinates, box, attributes, name), has {len(fields)}")
@@ -179,7 +185,7 @@ def _wflw_face(root: Path, line: str, count: int) -> Face:
         if text not in ("0", "1"):
             raise ValueError(f"attribute in field {position} must be 0 or 1, but is {_shown(repr(text))}")
     picture = _picture([root / "WFLW_images" / fields[-1]])
-    landmarks = _all_finite(numbers[:-4].reshape(count, 2))
+    landmarks = _placed(_all_finite(numbers[:-4].reshape(count, 2)), placeholders)
     return Face(picture, landmarks, numbers[-4:], np.array([text == "1" for text in attributes]))
 
 
@@ -191,12 +197,43 @@ def _all_finite(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     return landmarks
 
 
-def _w300_face(root: Path, folder: Path, name: str, count: int) -> Face:
-    picture = _picture([root / name, folder / name])
+def _placed(points: NDArray[np.float64], placeholders: Placeholders) -> NDArray[np.float64]:
+    """Points (K, 2) as they stand in a file -> with NaN for those that stand for no place.
+
+    Both coordinates negative, or both 0, is no place that an annotator clicks on, unlike one negative coordinate: that
+    is a landmark beyond the picture's border.
+    """
+    if placeholders == "merl_rav":
+        points = _merl_rav(points)
+    empty = (points < 0).all(axis=1) | (points == 0).all(axis=1)  # NaN is neither
+    if placeholders == "missing":
+        points = np.where(empty[:, None], np.nan, points)
+    elif placeholders != "keep" and empty.any():
+        index = int(np.argmax(empty))
+        x, y = points[index]
+        raise ValueError(
+            f"landmark {index} (from 0) is at {x:g} {y:g}, which looks like a placeholder; data.placeholders says what "
+            "such points mean: missing, merl_rav (-1 -1 missing, -x -y covered at x y) or keep"
+        )
+    if np.isnan(points).any(axis=1).all():
+        raise ValueError(_NOTHING)
+    return points
+
+
+def _merl_rav(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """MERL-RAV's signs (Kumar et al., LUVLi Face Alignment, CVPR 2020): -1 -1 is a landmark that the head itself hides,
+    whose place nobody knows, and -x -y one at x y that something else covers."""
+    unknown = (points == -1).all(axis=1, keepdims=True)
+    covered = (points < 0).all(axis=1, keepdims=True)
+    return np.where(unknown, np.nan, np.where(covered, -points, points))
+
+
+def _w300_face(folders: Sequence[Path], name: str, count: int, placeholders: Placeholders) -> Face:
+    picture = _picture([folder / name for folder in folders])
     path = Path(picture).with_suffix(".pts")
     if not is_file(path):
         raise ValueError(f"there is no {path} beside the picture")
-    landmarks = _all_finite(_pts_points(path, count) - 1.0)
+    landmarks = _placed(_all_finite(_pts_points(path, count)), placeholders) - 1.0
     return Face(picture, landmarks, _landmark_box(landmarks))
 
 
@@ -228,7 +265,9 @@ def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
     return np.array(points)
 
 
-def _coco_face(folders: Sequence[Path], pictures: dict[str, str], annotation: Any, count: int) -> Face:
+def _coco_face(
+    folders: Sequence[Path], pictures: dict[str, str], annotation: Any, count: int, placeholders: Placeholders
+) -> Face:
     if not isinstance(annotation, dict):
         raise ValueError(f"must be a mapping, but is {type(annotation).__name__}")
     for key in ("image_id", "keypoints"):
@@ -238,12 +277,14 @@ def _coco_face(folders: Sequence[Path], pictures: dict[str, str], annotation: An
         raise ValueError(f"image_id {_shown(annotation['image_id'])} is not among the images")
     name = pictures[str(annotation["image_id"])]
     keypoints = _array(annotation, "keypoints", 3 * count).reshape(count, 3)
-    landmarks = np.where(keypoints[:, 2:] == 0, np.nan, keypoints[:, :2])  # (K, 2)
     seen = keypoints[:, 2] != 0
     if not seen.any():
-        raise ValueError("has no visible landmark")
+        raise ValueError(_NOTHING)
     _all_finite(np.where(seen[:, None], keypoints, 0.0))
-    return Face(_picture([folder / name for folder in folders]), landmarks, _coco_box(annotation, landmarks[seen]))
+    negative = (keypoints[:, 2:] < 0) & (placeholders != "keep")
+    points = np.where(negative, -1.0, keypoints[:, :2])
+    landmarks = _placed(np.where(seen[:, None], points, np.nan), placeholders)
+    return Face(_picture([folder / name for folder in folders]), landmarks, _coco_box(annotation, landmarks))
 
 
 def _coco_box(annotation: dict[str, Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -272,4 +313,4 @@ def _array(annotation: dict[str, Any], key: str, *lengths: int) -> NDArray[np.fl
 
 
 def _landmark_box(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+    return np.concatenate([np.nanmin(points, axis=0), np.nanmax(points, axis=0)])

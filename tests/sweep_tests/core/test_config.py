@@ -1,12 +1,13 @@
 """A sweep file becomes a complete config, or one message that says what does not fit; a bad one leaves no trace."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sweep import run
-from sweep.core.config import SweepConfig, differences
+from sweep.core.config import SweepConfig, differences, with_younger
 from sweep.core.config_file import DEMO, load_sweep
 from sweep.core.trial import TrialRecord
 from trainer.config import TrainConfig
@@ -193,6 +194,9 @@ def test_differences_name_what_changed():
     assert differences({"a": {"b": 1}}, {"a": 2}) == ["a: {'b': 1} -> 2"]
 
 
+FILES = {"train__data__kind": "w300", "train__data__root": "/faces"}
+
+
 def decisive(tmp_path: Path, tree: dict | None = None, **overrides) -> dict:
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
     return load_sweep(sweep_file(tmp_path, **(tree or {})), keys).decisive()
@@ -235,6 +239,22 @@ def test_where_a_sweep_lies_and_how_long_it_runs_is_not_decisive(overrides, tmp_
 )
 def test_what_changes_the_trials_is_decisive(overrides, line, tmp_path):
     assert differences(decisive(tmp_path), decisive(tmp_path, **overrides)) == [line]
+
+
+def test_settings_that_an_old_study_does_not_know_stand_at_their_defaults(tmp_path):
+    """All of them, so that no setting to come needs a line of its own."""
+    new = decisive(tmp_path)
+    old = json.loads(json.dumps(new))
+    for section in (old["train"]["data"], old["train"]["optim"], old["sampler"], old["pruner"]):
+        for key in [key for key in section if isinstance(section[key], float | bool) or section[key] is None]:
+            section.pop(key)
+    assert "clip_norm" not in old["train"]["optim"]
+    assert differences(with_younger(old), with_younger(new)) == []
+    changed = decisive(tmp_path, train__data__placeholders="missing", **FILES)
+    old = decisive(tmp_path, **FILES)
+    old["train"]["data"].pop("placeholders")
+    assert differences(with_younger(old), with_younger(changed)) == ["train.data.placeholders: 'refuse' -> 'missing'"]
+    assert set(with_younger(old)["space"]) == set(old["space"])  # is no section of settings
 
 
 def test_the_space_is_decisive(tmp_path):

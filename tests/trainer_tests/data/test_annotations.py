@@ -142,6 +142,79 @@ def test_coco_landmark_with_v_0_is_missing(tmp_path: Path) -> None:
     assert not faces.visible[0, 5]
 
 
+# --- points that stand for no place
+
+
+def with_points(config: DataConfig, changes: dict[int, tuple[float, float]], placeholders: str) -> DataConfig:
+    """The 300-W style config, with points of its first picture's .pts file as they shall stand there."""
+    points = POINTS68.copy()
+    for index, point in changes.items():
+        points[index] = np.array(point) - 1  # pts_text adds it
+    (Path(config.root or "") / "a.pts").write_text(pts_text(points))
+    return config.model_copy(update={"val_list": "train.txt", "placeholders": placeholders})
+
+
+@pytest.mark.parametrize("point", [(-1, -1), (-30.5, -40), (0, 0)])
+@pytest.mark.parametrize("placeholders", ["refuse", "merl_rav"])
+def test_a_placeholder_is_refused_by_file_and_line(tmp_path: Path, point: tuple[float, float], placeholders) -> None:
+    config = with_points(write_w300(tmp_path, ["a.jpg"]), {3: point}, placeholders)
+    if placeholders == "merl_rav" and point != (0, 0):
+        read_split(config, "train")
+        return
+    with pytest.raises(DataError, match=rf"train\.txt:1: landmark 3 .* at {point[0]:g} {point[1]:g}, .*placeholder"):
+        read_split(config, "train")
+
+
+def test_merl_ravs_signs_mean_hidden_and_covered_and_the_box_is_that_of_what_is_there(tmp_path: Path) -> None:
+    config = with_points(write_w300(tmp_path, ["a.jpg"]), {3: (-1, -1), 5: (-41.5, -52)}, "merl_rav")
+    faces = read_split(config, "train")
+    assert np.flatnonzero(~faces.visible[0]).tolist() == [3]
+    np.testing.assert_allclose(faces.landmarks[0, 5], [40.5, 51])
+    there = faces.landmarks[0][faces.visible[0]]
+    np.testing.assert_allclose(faces.boxes[0], [*there.min(0), *there.max(0)])
+
+
+def test_placeholders_may_be_missing_or_kept(tmp_path: Path) -> None:
+    config = write_w300(tmp_path, ["a.jpg"])
+    changes = {3: (-1.0, -1.0), 4: (0.0, 0.0), 6: (-2.0, 60.0)}
+    missing = read_split(with_points(config, changes, "missing"), "train")
+    assert np.flatnonzero(~missing.visible[0]).tolist() == [3, 4]
+    np.testing.assert_allclose(missing.landmarks[0, 6], [-3, 59])  # beyond the border is a place
+    kept = read_split(with_points(config, changes, "keep"), "train")
+    assert kept.visible.all()
+    np.testing.assert_allclose(kept.landmarks[0, 3], [-2, -2])
+
+
+def test_a_face_of_placeholders_alone_is_refused(tmp_path: Path) -> None:
+    config = with_points(write_w300(tmp_path, ["a.jpg"]), dict.fromkeys(range(68), (-1.0, -1.0)), "missing")
+    with pytest.raises(DataError, match=r"train\.txt:1: has no visible landmark"):
+        read_split(config, "train")
+
+
+@pytest.mark.parametrize("keypoint", [[0, 0, 2], [-1, -1, -1], [50, 50, -1], [-3, -4, 1]])
+def test_coco_placeholders(tmp_path: Path, keypoint: list[float]) -> None:
+    keypoints = np.column_stack([POINTS98, np.full(98, 2)])
+    keypoints[5] = keypoint
+    config = write_coco(tmp_path, [coco_annotation(keypoints=keypoints.reshape(-1).tolist())])
+    with pytest.raises(DataError, match=r"train\.json: annotation 7: landmark 5 .*placeholder"):
+        read_split(config, "train")
+    faces = read_split(config.model_copy(update={"placeholders": "missing"}), "train")
+    assert np.flatnonzero(~faces.visible[0]).tolist() == [5]
+
+
+def test_wflw_placeholders(tmp_path: Path) -> None:
+    points = POINTS98.copy()
+    points[9] = -1, -1
+    config = write_wflw(tmp_path, [wflw_line(), wflw_line(points=points)])
+    with pytest.raises(DataError, match=r"list_98pt_rect_attr_train\.txt:2: landmark 9 .*placeholder"):
+        read_split(config, "train")
+
+
+def test_merl_rav_is_for_pts_files() -> None:
+    with pytest.raises(ValueError, match=r"data\.placeholders = 'merl_rav'.*data\.kind coco has none"):
+        DataConfig(kind="coco", root="x", placeholders="merl_rav")
+
+
 def test_coco_agrees_with_the_wflw_list_it_was_made_from(tmp_path: Path, test_data: Path) -> None:
     """MMPose's converter keeps center = middle of the box and scale = its longer side / 200."""
     wflw = read_split(DataConfig(kind="wflw", root=str(test_data / "wflw_sample")), "test")
