@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer import settings
 from trainer.cores import cores_per_process
@@ -21,7 +22,10 @@ from trainer.settings import NotSearched, Section, Tree
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
 Placeholders = Literal["refuse", "missing", "merl_rav", "keep"]
-WITHOUT_EFFECT = {"run": ("output", "checkpoint_seconds"), "data": ("cache_dir", "workers")}  # on any number
+WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
+    "run": ("output", "checkpoint_seconds"),
+    "data": ("cache_dir", "workers"),
+}  # on any number
 _JUDGES = NotSearched("it decides on which faces trials are judged, and all are judged on the same")
 _TRAINED_ON = NotSearched("trials are judged on the validation faces, and never trained on them")
 _COMPARED = NotSearched("trials are compared epoch by epoch, so all must have as many")
@@ -32,9 +36,19 @@ _LAYOUT_OF_KIND: dict[str, LayoutName] = {
     "w300": "w300_68",
     "coco": "wflw98",
 }
-_OF_FILES = ["root", "train_list", "val_list", "test_list", "val_fraction", "split_seed", "skip_bad", "placeholders"]
+_OF_FILES = [
+    "root",
+    "train_list",
+    "val_list",
+    "test_list",
+    "val_fraction",
+    "split_seed",
+    "group_by",
+    "skip_bad",
+    "placeholders",
+]
 # younger than the hashes of old studies and checkpoints, which stay what they were where these are at their defaults
-_YOUNGER = {"data": ("train_on", "placeholders")}
+_YOUNGER: dict[str, tuple[str, ...]] = {"data": ("train_on", "group_by", "placeholders")}
 
 
 def _refuse(section: Section, name: str, prefix: str, reason: str) -> None:
@@ -80,6 +94,11 @@ class DataConfig(Section):
     split_seed: Annotated[int, _JUDGES] = Field(
         0, ge=0, lt=2**63, description="seed of that cut and of the *_faces samples [integer]"
     )
+    group_by: Annotated[str, _JUDGES] = Field(
+        "auto",
+        description="what that cut leaves whole: picture, folder, field:NAME of a json, or a regular expression whose "
+        "first group names it; auto: videos, persons and photographs as names tell them, else pictures",
+    )
     train_faces: int | None = Field(None, ge=1, description="training faces used; null: all (synthetic: 1600) [faces]")
     val_faces: Annotated[int | None, _JUDGES] = Field(
         None, ge=1, description="validation faces used; null: all (synthetic: 200) [faces]"
@@ -123,6 +142,19 @@ class DataConfig(Section):
         """The folder that holds the crop cache."""
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(self.cache_dir).expanduser() if self.cache_dir else Path(home) / "starsweep"
+
+    @field_validator("group_by")
+    @classmethod
+    def _is_a_way_to_group(cls, how: str) -> str:
+        if how in ("auto", "picture", "folder") or (how.startswith("field:") and len(how) > len("field:")):
+            return how
+        try:
+            if "(" in how and re.compile(how).groups:
+                return how
+            reason = "has no group ( )"
+        except re.error as error:
+            reason = f"is no regular expression ({error})"
+        raise ValueError(f"{how!r}: must be auto, picture, folder, field:NAME or a regular expression, but {reason}")
 
     @model_validator(mode="after")
     def _fits_together(self) -> DataConfig:

@@ -37,6 +37,7 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "data.train_on": ({}, "train+val"),
     "data.val_fraction": (WFLW, 0.2),
     "data.split_seed": (WFLW, 1),
+    "data.group_by": (WFLW, "folder"),
     "data.train_faces": ({}, 5),
     "data.val_faces": ({}, 5),
     "data.test_faces": ({}, 5),

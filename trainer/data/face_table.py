@@ -1,14 +1,13 @@
 """The one table of faces: which picture, which landmarks, which box; and how it is split and checked.
 
-Validation faces come from a list of their own or are cut from the training list by group (picture or person), so that
-no group is on both sides. The test list is read for the test split alone.
+Validation faces come from a list of their own or are cut from the training list by group (`trainer.data.groups`), so
+that no group is on both sides. The test list is read for the test split alone.
 
 Legend: N faces, K landmarks. Pixels follow `trainer.coords`: the centre of the top left pixel is (0, 0).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from trainer.data.groups import Group, description, find_groups
 from trainer.data.readers import READERS, Face, is_dir, is_file
 from trainer.errors import DataError
 from trainer.synthetic import draw_face
@@ -49,7 +49,7 @@ _PICTURES: Final[dict[str, tuple[str, ...]]] = {
 _SYNTHETIC_FACES: Final[dict[_Part, int]] = {"train": 1600, "val": 200, "test": 300}
 _SYNTHETIC_OFFSETS: Final[dict[_Part, int]] = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 _MOST_PIXELS: Final = 1_000_000  # no picture is so large
-_PERSON: Final = re.compile(r"[A-Za-z]+\d+_\d+")
+_MOST_OFF: Final = 2.5  # times more or fewer validation faces than asked for, where groups are large
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Faces:
         landmarks: (N, K, 2) picture pixels, NaN where missing.
         boxes: (N, 4) x_min, y_min, x_max, y_max.
         attributes: (N, 6) in the order of `trainer.landmarks.ATTRIBUTES`; None where the data set has none.
-        groups: picture or person of each face: what a split must not cut.
+        groups: what each face belongs to, which a split must not cut.
         origins: where each face is listed, 'file:line', for messages.
         skipped: messages of the faces left out under data.skip_bad.
     """
@@ -72,7 +72,7 @@ class Faces:
     landmarks: NDArray[np.float64]
     boxes: NDArray[np.float64]
     attributes: NDArray[np.bool_] | None
-    groups: tuple[str, ...]
+    groups: tuple[Group, ...]
     origins: tuple[str, ...]
     skipped: tuple[str, ...] = ()
 
@@ -169,7 +169,7 @@ def _read_synthetic(config: DataConfig, split: Split) -> Faces:
         np.stack([face.landmarks for face in drawn]),
         np.stack([face.box for face in drawn]),
         np.stack([face.attributes for face in drawn]),
-        groups=names,
+        groups=tuple(Group("picture", name) for name in names),
         origins=names,
     )
 
@@ -227,7 +227,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
         np.stack([face.landmarks for face in faces]),
         np.stack([face.box for face in faces]),
         np.stack(attributes) if attributes else None,
-        _persons(pictures) if config.kind == "w300" else pictures,
+        find_groups(faces, config.group_by),
         tuple(origins),
         tuple(skipped),
     )
@@ -256,26 +256,27 @@ def _check(face: Face, layout: Layout) -> None:
             raise ValueError(f"landmarks {a} and {b}, whose distance normalises the NME, must be there and apart")
 
 
-def _persons(pictures: Sequence[str]) -> tuple[str, ...]:
-    """Groups by person where every name is like p093_09 (person, then number), else by picture."""
-    stems = [Path(picture).stem for picture in pictures]
-    if all(_PERSON.fullmatch(stem) for stem in stems):
-        return tuple(stem.split("_")[0] for stem in stems)
-    return tuple(pictures)
-
-
-def _cut(groups: Sequence[str], config: DataConfig, split: _Part) -> list[int]:
+def _cut(groups: Sequence[Group], config: DataConfig, split: _Part) -> list[int]:
     """Rows of the training or validation side of the cut."""
     names = sorted(set(groups))
+    asked = f"data.val_fraction = {config.val_fraction}"
     count = max(1, round(config.val_fraction * len(names)))
     if count >= len(names):
         raise DataError(
-            f"data.val_fraction = {config.val_fraction}: leaves no training face, the training list has "
-            f"{len(names)} pictures or persons, {count} of them would be cut off (give a data.val_list)"
+            f"{asked}: leaves no training face, the training list has {description(groups)}, {count} of them would be "
+            "cut off (give a data.val_list)"
         )
     np.random.default_rng(config.split_seed).shuffle(names)
     held = set(names[:count])
-    return [row for row, group in enumerate(groups) if (group in held) == (split == "val")]
+    rows = [row for row, group in enumerate(groups) if group in held]
+    wanted = max(1, round(config.val_fraction * len(groups)))
+    if not wanted / _MOST_OFF <= len(rows) <= wanted * _MOST_OFF:
+        raise DataError(
+            f"{asked}: holds {len(rows)} of {len(groups)} faces back, far from what is asked, as these are "
+            f"{description(groups)}, which stay whole (data.group_by = {config.group_by!r} says how they are found: "
+            "picture, folder, field:NAME or a pattern; or another data.split_seed, or a data.val_list)"
+        )
+    return rows if split == "val" else sorted(set(range(len(groups))).difference(rows))
 
 
 def _limit(faces: Faces, config: DataConfig, split: _Part) -> Faces:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,12 +45,14 @@ class Face:
         landmarks: (K, 2) picture pixels, NaN where missing.
         box: (4,) x_min, y_min, x_max, y_max.
         attributes: (6,) WFLW's six, or None.
+        fields: what else its entry and that of its picture say, by name.
     """
 
     picture: str
     landmarks: NDArray[np.float64]
     box: NDArray[np.float64]
     attributes: NDArray[np.bool_] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 Entries = Iterator[tuple[str, Callable[[], Face]]]
@@ -81,7 +83,7 @@ def read_coco(root: Path, listing: Path, count: int, placeholders: Placeholders 
     """
     try:
         tree = json.loads(_text(listing), object_pairs_hook=_once)
-        pictures = _file_names(tree["images"])
+        pictures = _pictures(tree["images"])
         annotations = list(tree["annotations"])
     except json.JSONDecodeError as error:
         raise DataError(f"{listing}:{error.lineno}: is not valid json ({error.msg})") from None
@@ -120,14 +122,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _file_names(images: Any) -> dict[str, str]:
-    """File name of each image id."""
-    names: dict[str, str] = {}
+def _pictures(images: Any) -> dict[str, Mapping[str, Any]]:
+    """The entry of each image id, with its file name as text."""
+    entries: dict[str, Mapping[str, Any]] = {}
     for image in images:
         key, name = str(image["id"]), str(image["file_name"])
-        if names.setdefault(key, name) != name:
-            raise ValueError(f"image id {_shown(key)} stands for two pictures, {_shown(names[key])} and {_shown(name)}")
-    return names
+        entry = entries.setdefault(key, {**image, "file_name": name})
+        if entry["file_name"] != name:
+            names = f"{_shown(entry['file_name'])} and {_shown(name)}"
+            raise ValueError(f"image id {_shown(key)} stands for two pictures, {names}")
+    return entries
 
 
 def _shown(value: Any) -> str:
@@ -266,7 +270,11 @@ def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
 
 
 def _coco_face(
-    folders: Sequence[Path], pictures: dict[str, str], annotation: Any, count: int, placeholders: Placeholders
+    folders: Sequence[Path],
+    pictures: Mapping[str, Mapping[str, Any]],
+    annotation: Any,
+    count: int,
+    placeholders: Placeholders,
 ) -> Face:
     if not isinstance(annotation, dict):
         raise ValueError(f"must be a mapping, but is {type(annotation).__name__}")
@@ -275,7 +283,7 @@ def _coco_face(
             raise ValueError(f"has no {key}")
     if str(annotation["image_id"]) not in pictures:
         raise ValueError(f"image_id {_shown(annotation['image_id'])} is not among the images")
-    name = pictures[str(annotation["image_id"])]
+    image = pictures[str(annotation["image_id"])]
     keypoints = _array(annotation, "keypoints", 3 * count).reshape(count, 3)
     seen = keypoints[:, 2] != 0
     if not seen.any():
@@ -284,7 +292,8 @@ def _coco_face(
     negative = (keypoints[:, 2:] < 0) & (placeholders != "keep")
     points = np.where(negative, -1.0, keypoints[:, :2])
     landmarks = _placed(np.where(seen[:, None], points, np.nan), placeholders)
-    return Face(_picture([folder / name for folder in folders]), landmarks, _coco_box(annotation, landmarks))
+    picture = _picture([folder / image["file_name"] for folder in folders])
+    return Face(picture, landmarks, _coco_box(annotation, landmarks), fields={**image, **annotation})
 
 
 def _coco_box(annotation: dict[str, Any], points: NDArray[np.float64]) -> NDArray[np.float64]:

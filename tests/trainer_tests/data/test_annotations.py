@@ -12,6 +12,7 @@ import pytest
 
 from trainer.config import DataConfig
 from trainer.data.face_table import read_split, require_split, synthetic_indices
+from trainer.data.groups import Group
 from trainer.errors import DataError
 
 WFLW_TRAIN = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
@@ -86,7 +87,7 @@ def test_wflw_line_is_read_field_by_field(tmp_path: Path) -> None:
         [True, False, True, True, False, True],
     ]
     assert faces.pictures[0] == str(tmp_path / "WFLW_images/0--Parade/a.jpg")
-    assert faces.groups == faces.pictures
+    assert faces.groups == tuple(Group("picture", picture) for picture in faces.pictures)
     assert faces.origins == (f"{tmp_path / WFLW_TRAIN}:1", f"{tmp_path / WFLW_TRAIN}:3")  # the blank line counts
     assert faces.visible.shape == (2, 98)
     assert faces.visible.all()
@@ -428,18 +429,21 @@ def test_validation_cut_keeps_persons_together_and_is_deterministic(tmp_path: Pa
     assert len(set(third.groups)) == 6
 
 
-def test_pictures_are_the_groups_where_names_tell_no_person(tmp_path: Path) -> None:
-    config = write_w300(tmp_path, ["p001_01.jpg", "p001_02.jpg", "indoor.jpg"]).model_copy(
-        update={"val_list": "train.txt"}
-    )
-    faces = read_split(config, "train")
-    assert faces.groups == faces.pictures
-
-
 def test_faces_of_one_wflw_picture_stay_together(tmp_path: Path) -> None:
     config = write_wflw(tmp_path, [wflw_line("0--Parade/a.jpg"), wflw_line("0--Parade/b.jpg")] * 5)
-    config = config.model_copy(update={"val_list": None})
+    config = config.model_copy(update={"val_list": None, "val_fraction": 0.5})
     assert [len(read_split(config, split)) for split in ("train", "val")] == [5, 5]
+
+
+def test_a_cut_far_from_what_was_asked_is_refused(tmp_path: Path) -> None:
+    """Two cameras are no persons, though their names look like it: half of all faces would be held back."""
+    config = write_w300(tmp_path, [f"cam{camera}_{number:03d}.jpg" for camera in (1, 2) for number in range(20)])
+    with pytest.raises(
+        DataError, match=r"val_fraction = 0\.1: holds 20 of 40 faces back.* 2 persons.*group_by = 'auto'"
+    ):
+        read_split(config, "train")
+    by_picture = config.model_copy(update={"group_by": "picture"})
+    assert [len(read_split(by_picture, split)) for split in ("train", "val")] == [36, 4]
 
 
 def test_cut_that_leaves_no_training_face(tmp_path: Path) -> None:
