@@ -25,10 +25,12 @@ class Layer(NamedTuple):
 
 TRAINER = {
     "ground": Layer(
-        {"errors", "cores", "landmarks", "coords", "settings", "config", "forms", "pulse", "run_folder"}, set()
+        {"errors", "cores", "landmarks", "metrics", "metric_names", "coords"}
+        | {"settings", "config", "forms", "pulse", "run_folder"},
+        set(),
     ),
     "machine": Layer({"runtime", "checkpoint"}, {"ground"}),
-    "network": Layer({"heatmap", "model", "losses", "metrics", "optim"}, {"ground"}),
+    "network": Layer({"heatmap", "model", "losses", "optim"}, {"ground"}),
     "faces": Layer({"synthetic", "data"}, {"ground", "machine"}),
     "loop": Layer({"engine", "evaluation", "form_speed", "inference"}, {"ground", "machine", "network", "faces"}),
     "tools": Layer({"visualize", "speed", "onnx_export", "serving"}, {"ground", "machine", "network", "faces", "loop"}),

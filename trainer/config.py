@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer import settings
 from trainer.cores import cores_per_process
-from trainer.landmarks import LAYOUTS, Layout
+from trainer.landmarks import LAYOUTS, Layout, Norm
 from trainer.settings import NotSearched, Section, Tree
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
@@ -27,6 +27,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "data": ("cache_dir", "workers"),
 }  # on any number
 _JUDGES = NotSearched("it decides on which faces trials are judged, and all are judged on the same")
+_MEASURES = NotSearched("it decides what the numbers mean that trials are judged by")
 _TRAINED_ON = NotSearched("trials are judged on the validation faces, and never trained on them")
 _COMPARED = NotSearched("trials are compared epoch by epoch, so all must have as many")
 _NO_NUMBER = NotSearched("it changes no number")
@@ -48,7 +49,7 @@ _OF_FILES = [
     "placeholders",
 ]
 # younger than the hashes of old studies and checkpoints, which stay what they were where these are at their defaults
-_YOUNGER: dict[str, tuple[str, ...]] = {"data": ("train_on", "group_by", "placeholders")}
+_YOUNGER: dict[str, tuple[str, ...]] = {"data": ("train_on", "group_by", "placeholders", "nme_norm", "nme_threshold")}
 
 
 def _refuse(section: Section, name: str, prefix: str, reason: str) -> None:
@@ -116,6 +117,12 @@ class DataConfig(Section):
         "refuse",
         description="landmarks at 0 0 or with both coordinates negative; merl_rav: -1 -1 is missing, -x -y covered",
     )
+    nme_norm: Annotated[Literal["inter_ocular", "inter_pupil", "box"] | None, _MEASURES] = Field(
+        None, description="what divides the NME; null: that of the layout's tables (aflw19: box, else inter_ocular)"
+    )
+    nme_threshold: Annotated[float | None, _MEASURES] = Field(
+        None, gt=0, le=1, description="NME of failure rate and AUC; null: that of the layout's tables [fraction]"
+    )
     image_size: int = Field(256, ge=32, le=1024, multiple_of=32, description="side of the network's input [pixels]")
     box_scale: float = Field(1.25, ge=1, le=4, description="enlargement of the face box before cropping [factor]")
     crop_margin: float = Field(
@@ -136,6 +143,16 @@ class DataConfig(Section):
     def landmarks(self) -> Layout:
         """The layout of the landmarks."""
         return LAYOUTS[self.layout or _LAYOUT_OF_KIND[self.kind]]
+
+    @property
+    def norm(self) -> Norm:
+        """What divides the NME."""
+        return self.landmarks.norm(self.nme_norm)
+
+    @property
+    def threshold(self) -> float:
+        """The NME of failure rate and AUC."""
+        return self.nme_threshold or self.landmarks.threshold
 
     @property
     def cache_folder(self) -> Path:

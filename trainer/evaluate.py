@@ -11,7 +11,8 @@ from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, ConfigError, DataError
-from trainer.landmarks import ATTRIBUTES
+from trainer.landmarks import ATTRIBUTES, Norm
+from trainer.metric_names import rate_label, rates_in
 from trainer.settings import ArgumentParser
 
 
@@ -20,7 +21,9 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m trainer.evaluate", description=__doc__)
     parser.add_argument("checkpoint", metavar="RUN_DIR_OR_CKPT", help="run folder, or best.pt")
     parser.add_argument("--split", choices=["val", "test"], default="val", help="faces to measure on [default: val]")
-    parser.add_argument("--json", action="store_true", help="print one object: nme, fr10, auc10, faces, subsets, parts")
+    parser.add_argument(
+        "--json", action="store_true", help="print one object: nme, fr10, auc10, norm, faces, subsets, parts"
+    )
     parser.add_settings(TrainConfig, sections=["data", "run"])
     return parser
 
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DataError, CheckpointError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(_without_nan(found)) if arguments.json else _table(found, arguments.split))
+    print(json.dumps(_without_nan(found)) if arguments.json else _table(found, arguments.split, config.data.norm))
     return 0
 
 
@@ -56,11 +59,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(found: dict[str, Any], split: str) -> str:
+def _table(found: dict[str, Any], split: str, norm: Norm) -> str:
     rows = [(split, found)] + [(f"  {name}", subset) for name, subset in found["subsets"].items()]
-    lines = [f"{'':14}{'faces':>7}{'NME':>9}{'FR@0.10':>9}{'AUC@0.10':>10}"]
-    lines += [f"{n:14}{r['faces']:7d}{r['nme']:9.3%}{r['fr10']:9.2%}{r['auc10']:10.4f}" for n, r in rows]
-    lines += ["", *(f"  {part:12}{'':7}{value:9.3%}" for part, value in found["parts"].items())]
+    failures, area = rates_in(found)
+    lines = [f"{'':14}{'faces':>7}{'NME':>9}{rate_label(failures):>9}{rate_label(area):>10}"]
+    lines += [f"{n:14}{r['faces']:7d}{r['nme']:9.3%}{r[failures]:9.2%}{r[area]:10.4f}" for n, r in rows]
+    lines += ["", f"NME is divided by {norm.text} ({norm.name})", ""]
+    lines += [*(f"  {part:12}{'':7}{value:9.3%}" for part, value in found["parts"].items())]
     return "\n".join(lines)
 
 

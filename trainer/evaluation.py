@@ -14,33 +14,37 @@ from trainer import metrics
 from trainer.config import TrainConfig
 from trainer.data.crops import CropSplit
 from trainer.inference import predict_split
-from trainer.landmarks import Layout
+from trainer.landmarks import Layout, Norm
 from trainer.runtime import distributed
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors on one split: `nme` (N,) a face, and the landmarks `pred` (N, K, 2) in pixels of the crop."""
+    """Errors on one split: `nme` (N,) a face, divided by `norm`, and the landmarks `pred` (N, K, 2) in crop pixels."""
 
     nme: NDArray[np.floating]
     pred: NDArray[np.floating]
     split: CropSplit
     layout: Layout
+    norm: Norm
+    threshold: float
 
     def summary(self) -> dict[str, float]:
         """NME, failure rate and AUC, see `metrics.summary`."""
-        return metrics.summary(self.nme)
+        return metrics.summary(self.nme, self.threshold)
 
     def report(self, attributes: Iterable[str]) -> dict[str, Any]:
-        """All that the command line prints: nme, fr10, auc10, faces, subsets (by attribute), parts."""
+        """All that the command line prints: nme, fr10 and auc10 (or as the threshold names them), norm, faces, subsets
+        (by attribute), parts."""
         truth = self.split
         subsets = {}
         if truth.attributes is not None:
             for name, chosen in zip(attributes, truth.attributes.T, strict=True):
                 if chosen.any():
-                    subsets[name] = {**metrics.summary(self.nme[chosen]), "faces": int(chosen.sum())}
+                    subsets[name] = {**metrics.summary(self.nme[chosen], self.threshold), "faces": int(chosen.sum())}
         parts = metrics.part_nmes(self.pred, truth.landmarks, self.layout, norm=truth.norms, visible=truth.visible)
-        return {**self.summary(), "faces": len(self.nme), "subsets": subsets, "parts": parts}
+        facts = {"norm": self.norm.name, "faces": len(self.nme)}
+        return {**self.summary(), **facts, "subsets": subsets, "parts": parts}
 
 
 def evaluate(model: nn.Module, split: CropSplit, config: TrainConfig, shared: bool = False) -> Evaluation:
@@ -61,4 +65,4 @@ def evaluate(model: nn.Module, split: CropSplit, config: TrainConfig, shared: bo
         pred = predict_split(model, split, config)
     layout = config.data.landmarks
     nme = metrics.nme(pred, split.landmarks, layout, norm=split.norms, visible=split.visible)
-    return Evaluation(nme, pred, split, layout)
+    return Evaluation(nme, pred, split, layout, config.data.norm, config.data.threshold)

@@ -1,4 +1,4 @@
-"""Landmark layouts as data: how many points, which swap under a flip, what the NME is divided by, where the parts lie.
+"""Landmark layouts as data: how many points, which swap under a flip, by what the NME may be divided, where parts lie.
 
 WFLW: Wu et al., CVPR 2018. 300-W: Sagonas et al., ICCV workshops 2013. COFW: Burgos-Artizzu et al., ICCV 2013.
 AFLW (19 points): Zhu et al., CVPR 2016. "right" is the subject's right, which is on the left of the picture.
@@ -13,21 +13,51 @@ ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blu
 
 
 @dataclass(frozen=True)
+class Norm:
+    """What the error of a face is divided by: a distance between two places of it, or the size of its box.
+
+    Attributes:
+        name: inter_ocular, inter_pupil or box, the same in settings, tags and reports.
+        text: in words.
+        right, left: landmarks whose means are the two places; none for the box, whose size is sqrt(width * height).
+    """
+
+    name: str
+    text: str
+    right: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+
+
+def _inter_ocular(right: int, left: int) -> Norm:
+    return Norm("inter_ocular", "the distance of the outer eye corners", (right,), (left,))
+
+
+def _inter_pupil(right: tuple[int, ...], left: tuple[int, ...]) -> Norm:
+    text = "the distance of the pupils" if len(right) == 1 else "the distance of the eye centres"
+    return Norm("inter_pupil", text, right, left)
+
+
+BOX: Final = Norm("box", "the root of the face box's area")
+
+
+@dataclass(frozen=True)
 class Layout:
     """One landmark convention.
 
     Attributes:
         count: number of landmarks K.
         flip_pairs: pairs of indices that change places when the picture is mirrored; all others stay.
-        nme_points: the two landmarks whose distance normalises the NME (outer eye corners; pupils for COFW);
-            None: the box size sqrt(width * height) instead, as the field does for AFLW.
+        norms: by what the field divides the error; the first is the default here.
+        threshold: NME up to which a face counts as found, and which the area under the CED reaches to, as in the
+            layout's published tables.
         parts: name -> (start, stop), half-open index ranges.
     """
 
     name: str
     count: int
     flip_pairs: tuple[tuple[int, int], ...]
-    nme_points: tuple[int, int] | None
+    norms: tuple[Norm, ...]
+    threshold: float
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -37,6 +67,14 @@ class Layout:
         for a, b in self.flip_pairs:
             order[a], order[b] = b, a
         return order
+
+    def norm(self, name: str | None = None) -> Norm:
+        """The norm of this name; without one, the default.
+
+        Raises:
+            KeyError: the layout has none of this name.
+        """
+        return self.norms[0] if name is None else {norm.name: norm for norm in self.norms}[name]
 
 
 # fmt: off
@@ -89,7 +127,8 @@ _WFLW98 = Layout(
         (93, 95),
         (96, 97),
     ),
-    nme_points=(60, 72),
+    norms=(_inter_ocular(60, 72), _inter_pupil((96,), (97,)), BOX),
+    threshold=0.10,
     parts={
         "contour": (0, 33),
         "right_brow": (33, 42),
@@ -137,7 +176,8 @@ _W300_68 = Layout(
         (61, 63),
         (65, 67),
     ),
-    nme_points=(36, 45),
+    norms=(_inter_ocular(36, 45), _inter_pupil(tuple(range(36, 42)), tuple(range(42, 48))), BOX),
+    threshold=0.08,
     parts={
         "contour": (0, 17),
         "right_brow": (17, 22),
@@ -166,7 +206,8 @@ _COFW29 = Layout(
         (18, 19),
         (22, 23),
     ),
-    nme_points=(8, 9),
+    norms=(_inter_ocular(8, 9), _inter_pupil((16,), (17,)), BOX),
+    threshold=0.10,
     parts={},
 )
 
@@ -183,7 +224,8 @@ _AFLW19 = Layout(
         (12, 14),
         (15, 17),
     ),
-    nme_points=None,
+    norms=(BOX, _inter_ocular(6, 11), _inter_pupil((7,), (10,))),
+    threshold=0.07,
     parts={},
 )
 # fmt: on

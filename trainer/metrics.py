@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.landmarks import Layout
+from trainer.landmarks import Layout, Norm
+from trainer.metric_names import rate_names
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -19,16 +20,16 @@ def distances(pred: Floats, target: Floats) -> Floats:
     return np.linalg.norm(np.asarray(pred) - np.asarray(target), axis=-1)
 
 
-def norms(target: Floats, layout: Layout) -> Floats:
-    """Length (N,) that divides the error of each face: the distance of the layout's two NME points.
+def norms(target: Floats, norm: Norm) -> Floats:
+    """Length (N,) that divides the error of each face, from its landmarks (N, K, 2); NaN where these are missing.
 
     Raises:
-        ValueError: the layout is normalised by the box, which the landmarks do not tell.
+        ValueError: the norm is the size of the box, which the landmarks do not tell.
     """
-    if layout.nme_points is None:
-        raise ValueError(f"{layout.name} has no NME points: pass norm, sqrt(width * height) of each face's box")
-    a, b = layout.nme_points
-    return np.linalg.norm(target[:, a] - target[:, b], axis=-1)
+    if not norm.right:
+        raise ValueError("landmarks do not tell the box: pass norm, sqrt(width * height) of each face's box")
+    ends = (target[:, list(side)].mean(axis=1) for side in (norm.right, norm.left))
+    return np.linalg.norm(np.subtract(*ends), axis=-1)
 
 
 def nme(
@@ -38,12 +39,12 @@ def nme(
 
     Args:
         pred, target: (N, K, 2), in one unit.
-        layout: gives the normalising distance (inter-ocular for WFLW and 300-W).
-        norm: (N,), overrides that distance.
+        layout: its default norm divides the error (inter-ocular for WFLW and 300-W).
+        norm: (N,), divides it instead.
         visible: (N, K), False where a landmark is missing; a face without any gives NaN.
     """
     error = distances(pred, target)
-    return masked_row_mean(error, visible) / (norms(target, layout) if norm is None else norm)
+    return masked_row_mean(error, visible) / (norms(target, layout.norm()) if norm is None else norm)
 
 
 def masked_row_mean(error: Floats, visible: Bools | None) -> Floats:
@@ -94,9 +95,10 @@ def mean(values: Floats) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def summary(nme: Floats) -> dict[str, float]:
-    """The three numbers that the field reports."""
-    return {"nme": mean(nme), "fr10": failure_rate(nme), "auc10": auc(nme)}
+def summary(nme: Floats, threshold: float = 0.10) -> dict[str, float]:
+    """The three numbers that the field reports: NME, failure rate and AUC."""
+    failures, area = rate_names(threshold)
+    return {"nme": mean(nme), failures: failure_rate(nme, threshold), area: auc(nme, threshold)}
 
 
 def bootstrap_means(errors: Floats, *, draws: int = 2000, seed: int = 0) -> Floats:

@@ -17,11 +17,12 @@ from sweep.analysis.statistics import difference_interval
 from sweep.analysis.sweep_result import Sweep
 from sweep.core.trial import TrialRecord
 from trainer.landmarks import ATTRIBUTES
+from trainer.metric_names import rate_label, rates_in
 from trainer.metrics import bootstrap_means, interval, mean
 from trainer.run_folder import FACES_FILE, LAST
 
 REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
-_COMPARED = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # times differ, of course
+_OF_CLOCKS = ("images_per_second", "epoch_seconds", "memory_gb")  # differ, of course
 TEST_FILE = "test_nme.npy"  # in a final run's folder: NME of every test face
 
 
@@ -56,7 +57,9 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
     result = engine.train(config, report=take, resume_from=last if last.exists() else None)
     last.unlink(missing_ok=True)
     before = sweep.rows[trial.number]
-    different = [e for e, row in again.items() if any(row[k] != before.get(e, {}).get(k) for k in _COMPARED)]
+    different = [
+        e for e, row in again.items() if any(row[k] != before.get(e, {}).get(k) for k in row if k not in _OF_CLOCKS)
+    ]
     first = different[0] if different else None
     detail = {
         "trial": trial.number,
@@ -162,7 +165,7 @@ def read_test(jobs: Sequence[Job]) -> Finding:
         np.save(job.folder / TEST_FILE, evaluation.nme)
     rows = np.stack(errors)
     device = str(next(model.parameters()).device)
-    total = {key: float(np.mean([report[key] for report in reports])) for key in ("nme", "fr10", "auc10")}
+    total = {key: float(np.mean([report[key] for report in reports])) for key in ("nme", *rates_in(reports[0]))}
     each = [report["nme"] for report in reports]
     detail: dict[str, Any] = {
         "trial": jobs[0].of.number,
@@ -195,10 +198,11 @@ def final_text(detail: Mapping[str, Any]) -> str:
     """What the test split says, in words and as a table."""
     spread = "" if detail["std"] is None else f" +- {detail['std']:.2%} over {len(detail['seeds'])} seeds"
     low, high = detail["interval"]
+    failures, area = rates_in(detail)
     lines = [
         f"trial {detail['trial']}, trained on train + val: test NME {detail['nme']:.2%}{spread} "
-        f"(95 %: {low:.2%} to {high:.2%}), FR@0.10 {detail['fr10']:.2%}, AUC@0.10 {detail['auc10']:.4f}, "
-        f"{detail['faces']} faces"
+        f"(95 %: {low:.2%} to {high:.2%}), {rate_label(failures)} {detail[failures]:.2%}, "
+        f"{rate_label(area)} {detail[area]:.4f}, {detail['faces']} faces"
     ]
     lines += [f"  {name:14} NME {found['nme']:.2%}" for name, found in detail["subsets"].items()]
     lines += [f"  {part:14} NME {value:.2%}" for part, value in detail["parts"].items()]

@@ -11,6 +11,7 @@ from sweep.core.trial import State, TrialRecord
 from sweep.search.objectives import pareto_front, second_value
 from sweep.search.ranking import best, rank
 from sweep.search.replicates import contenders, pooled_spread
+from trainer.metric_names import rate_label
 
 
 def markdown(records: Sequence[TrialRecord], objectives: Sequence[str] = ("nme",), rows: int = 10) -> str:
@@ -60,4 +61,4 @@ def notes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str
 
 def _shown(objective: str, record: TrialRecord) -> str:
     value = second_value(objective, record) or 0.0
-    return f"{value:.1f} images/s" if objective == "images_per_second" else f"FR@0.10 {value:.2%}"
+    return f"{value:.1f} images/s" if objective == "images_per_second" else f"{rate_label(objective)} {value:.2%}"

@@ -15,9 +15,9 @@ from sweep.core.trial import Params, TrialRecord
 from trainer import settings
 from trainer.config import WITHOUT_EFFECT, TrainConfig
 from trainer.errors import ConfigError
+from trainer.metric_names import rate_names
 from trainer.settings import Section, Tree
 
-Objective = Literal["nme", "fr10", "images_per_second"]
 _DECISIVE = {"train", "space", "known", "sampler", "pruner", "repeats", "objectives", "limits", "seed"}
 
 
@@ -126,8 +126,10 @@ class SweepConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     repeats: RepeatsConfig = RepeatsConfig()
-    objectives: Annotated[tuple[Objective, ...], Field(strict=False)] = Field(
-        ("nme",), description="what is minimised: nme, then perhaps fr10 or images_per_second (which is maximised)"
+    objectives: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        ("nme",),
+        description="what is minimised: nme, then perhaps the failure rate by its name (fr10; fr8 where "
+        "data.nme_threshold is 0.08) or images_per_second (which is maximised)",
     )
     limits: LimitsConfig = LimitsConfig()
     resources: ResourcesConfig = ResourcesConfig()
@@ -151,6 +153,9 @@ class SweepConfig(Section):
             check_params(params, dimensions, self.train, f"known[{i}]")
         if self.objectives[:1] != ("nme",) or len(set(self.objectives)) != len(self.objectives) > 2:
             raise ValueError(f"objectives = {list(self.objectives)}: must be nme, alone or with one other")
+        known = ("nme", rate_names(self.train.data.threshold)[0], "images_per_second")
+        if unknown := [name for name in self.objectives if name not in known]:
+            raise ValueError(f"objectives = {list(self.objectives)}: {unknown[0]} is not among {', '.join(known)}")
         if all(limit is None for limit in (self.trials, self.epochs, self.hours, self.device_hours)):
             raise ValueError("trials, epochs, hours and device_hours are null: one of them must end the sweep")
         if self.sampler.name == "grid":

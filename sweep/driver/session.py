@@ -225,6 +225,8 @@ def _sweep_started(config: SweepConfig, command: str, ready: Readiness) -> Event
             "config.hash": config.train.identity(),
             "threads": str(config.train.run.threads),
             "form": form,
+            "nme.norm": config.train.data.norm.name,
+            "nme.threshold": f"{config.train.data.threshold:g}",
         }
         | {f"form.speeds.{name}": speeds.text() for name, speeds in ready.speeds.items()}
     )

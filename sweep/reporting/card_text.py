@@ -15,6 +15,7 @@ from sweep.analysis.sweep_result import Sweep
 from sweep.core.formatting import format_params
 from trainer.config import TrainConfig
 from trainer.forms import form_of
+from trainer.metric_names import rate_label, rates_in
 
 DATASETS = {"synthetic": "synthetic faces", "wflw": "WFLW", "w300": "300-W style", "coco": "COCO style"}
 
@@ -125,6 +126,7 @@ def _measured(sweep: Sweep, card: Published) -> str:
 
 def _final(final: Mapping[str, Any], readings: int) -> str:
     low, high = final["interval"]
+    failures, area = rates_in(final)
     count = len(final["seeds"])
     seeds = f"seed{'s' * (count != 1)} " + ", ".join(map(str, final["seeds"]))
     networks = f"{count} network{'s' * (count != 1)} ({seeds}) of trial {final['trial']}"
@@ -133,28 +135,27 @@ def _final(final: Mapping[str, Any], readings: int) -> str:
     text = (
         f"Test split, {final['faces']} faces, {networks}, trained on train + val: NME "
         f"{percent(final['nme'])} % (95 % interval {percent(low)} to {percent(high)}, bootstrap over faces and seeds; "
-        f"each: {each}), FR@0.10 {percent(final['fr10'])} %, AUC@0.10 {final['auc10']:.4f}. The checkpoint is that of "
-        f"the first seed.{again}"
+        f"each: {each}), {rate_label(failures)} {percent(final[failures])} %, {rate_label(area)} {final[area]:.4f}. "
+        f"The checkpoint is that of the first seed.{again}"
     )
     tables = []
     if final["subsets"]:
         rows = [
-            [name, str(round(v["faces"])), percent(v["nme"]), percent(v["fr10"]), f"{v['auc10']:.4f}"]
+            [name, str(round(v["faces"])), percent(v["nme"]), percent(v[failures]), f"{v[area]:.4f}"]
             for name, v in final["subsets"].items()
         ]
-        tables.append(_table(["subset", "faces", "NME %", "FR@0.10 %", "AUC@0.10"], rows))
+        tables.append(_table(["subset", "faces", "NME %", f"{rate_label(failures)} %", rate_label(area)], rows))
     tables.append(_table(["part", "NME %"], [[part, percent(nme)] for part, nme in final["parts"].items()]))
     return "\n\n".join([text, *tables])
 
 
 def _protocol(card: Published) -> str:
     data, optim, run = card.config.data, card.config.optim, card.config.run
-    points, layout = data.landmarks.nme_points, data.landmarks
-    norm = f"the distance of points {points[0]} and {points[1]}" if points else "the root of the face box's area"
+    layout, norm = data.landmarks, data.norm
     facts = [
         f"{dataset(card.config)}, {layout.count} landmarks ({layout.name}), {data.image_size} px crops of the face "
         f"box, enlarged {data.box_scale:g} times",
-        f"NME: mean distance of the landmarks, divided by {norm}",
+        f"NME: mean distance of the landmarks, divided by {norm.text} ({norm.name})",
         f"trained on {data.train_on}, {optim.epochs} epochs, {optim.batch_size * optim.accumulate} faces a step, "
         f"{optim.name}, {optim.schedule} schedule, backbone weights: {_pretrained(card.config)}",
         f"evaluated with{'' if run.flip_test else 'out'} flip test, {form_of(card.config)}",

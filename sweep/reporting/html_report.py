@@ -33,7 +33,6 @@ from sweep.reporting.report_text import (
     WORST,
     comparison_row,
     evidence_lines,
-    norm_text,
     unequal,
 )
 from sweep.storage.sweep_folder import LOG_FILE, REPORT_FILE
@@ -56,7 +55,7 @@ def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
     text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        norm=html.escape(" or ".join(sorted({norm_text(sweep.config.train.data.landmarks) for sweep in sweeps}))),
+        norm=html.escape(" or ".join(sorted({_norm(sweep) for sweep in sweeps}))),
         plotly=get_plotlyjs(),
         sections="\n".join(sections),
     )
@@ -67,6 +66,11 @@ def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _norm(sweep: Sweep) -> str:
+    norm = sweep.config.train.data.norm
+    return f"{norm.text} ({norm.name})"
 
 
 def refresh_report(config: SweepConfig) -> Path | None:
@@ -84,7 +88,7 @@ def refresh_report(config: SweepConfig) -> Path | None:
 def _one(sweep: Sweep) -> list[str]:
     from sweep.reporting import search_figures, trial_figures
 
-    measured = _measured(sweep)
+    measured, limit = _measured(sweep), sweep.config.train.data.threshold
     ranges = " and ".join(short_name(d.key) for d in search_figures.numeric(sweep)[:2])
     over = f"NME over {ranges}" if " and " in ranges else "NME over two ranges"
     return [
@@ -95,7 +99,7 @@ def _one(sweep: Sweep) -> list[str]:
         _drawn("Parallel coordinates", PARALLEL, lambda: search_figures.parallel_coordinates(sweep)),
         _drawn("Importance of the parameters", IMPORTANCE, lambda: search_figures.importance(sweep)),
         _drawn("Learning curves", CURVES, lambda: trial_figures.learning_curves(sweep)),
-        _drawn("Error distribution", CED, lambda: trial_figures.error_curves(trial_figures.curves_of(sweep))),
+        _drawn("Error distribution", CED, lambda: trial_figures.error_curves(trial_figures.curves_of(sweep), limit)),
         _drawn("Optimisation history", HISTORY, lambda: trial_figures.optimisation_history(sweep)),
         _drawn("Timeline of the slots", "Numbers are trials.", lambda: trial_figures.timeline(sweep)),
         _drawn("NME by part of the face", PARTS, lambda: trial_figures.bars(_groups(sweep, measured, "parts"))),
@@ -117,12 +121,15 @@ def _front(sweep: Sweep) -> list[str]:
 def _several(sweeps: Sequence[Sweep]) -> list[str]:
     from sweep.reporting import trial_figures
 
+    limit = max(sweep.config.train.data.threshold for sweep in sweeps)
     best = {s.name: curve for s in sweeps for curve in list(trial_figures.curves_of(s, most=1).values())[:1]}
     return [
         _section("Side by side", _comparison(sweeps) + _warnings(sweeps)),
         _drawn("Best NME against epochs", "", lambda: trial_figures.histories(sweeps)),
         _drawn(
-            "Error distribution of the winners", "On the validation faces.", lambda: trial_figures.error_curves(best)
+            "Error distribution of the winners",
+            "On the validation faces.",
+            lambda: trial_figures.error_curves(best, limit),
         ),
         _drawn("All trials", STRIP, lambda: trial_figures.trials_of(sweeps)),
         *(_section(f"Sweep {s.name}", _summary(s) + _leaderboard(s) + _evidence(s)) for s in sweeps),

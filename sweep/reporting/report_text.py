@@ -10,7 +10,6 @@ from sweep.analysis.statistics import likely_difference
 from sweep.analysis.sweep_result import Sweep
 from sweep.core.formatting import format_params
 from sweep.core.trial import State
-from trainer.landmarks import Layout
 
 SURFACE = (
     "Colours: a surface through the trials that have an NME; further parameters stand at the winner's values. Stopped "
@@ -33,13 +32,6 @@ PARTS = "The winner on the validation faces; after sweep.rerun --final also the 
 STRIP = "Each dot is a trial at its best NME."
 WORST = "Validation faces. Green: predicted; ellipses: standard deviation of the heatmap; red: to the truth."
 TOO_LITTLE = "There is too little to draw this: it takes more trials, ranges to search, or the winner's weights."
-
-
-def norm_text(layout: Layout) -> str:
-    """What divides the error."""
-    if layout.nme_points is None:
-        return "the root of the face box's area"
-    return f"the distance of the {'pupils' if layout.name == 'cofw29' else 'outer eye corners'}"
 
 
 def evidence_lines(sweep: Sweep) -> list[str]:

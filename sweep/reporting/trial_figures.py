@@ -17,6 +17,7 @@ from sweep.analysis.sweep_result import Span, Sweep
 from sweep.core.trial import State
 from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, log_axis
 from sweep.search.objectives import pareto_front, second_value
+from trainer.metric_names import rate_label
 from trainer.metrics import ced
 from trainer.run_folder import FACES_FILE
 
@@ -62,8 +63,8 @@ def learning_curves(sweep: Sweep) -> go.Figure | None:
     return made
 
 
-def error_curves(curves: Mapping[str, NDArray[np.floating]], limit: float = 0.10) -> go.Figure | None:
-    """Cumulative error distributions of faces' NME by name; None where there is none."""
+def error_curves(curves: Mapping[str, NDArray[np.floating]], limit: float) -> go.Figure | None:
+    """Cumulative error distributions of faces' NME by name, up to `limit`; None where there is none."""
     if not curves:
         return None
     made = figure("NME %", "faces at most that wrong (%)", height=440)
@@ -256,7 +257,7 @@ def pareto(sweep: Sweep) -> go.Figure | None:
     if not front:
         return None
     scale = 1 if second == "images_per_second" else 100
-    made = figure("images a second" if scale == 1 else "FR@0.10 %", "best val NME %", height=440)
+    made = figure("images a second" if scale == 1 else f"{rate_label(second)} %", "best val NME %", height=440)
     for state in State:
         shown = [r for r in finite(records) if r.state is state and second_value(second, r) is not None]
         if shown:

@@ -9,12 +9,12 @@ from sweep.core.config import LimitsConfig
 from sweep.core.trial import State, TrialRecord
 from trainer.config import TrainConfig
 
-_METRIC = {"fr10": "val/fr10", "images_per_second": "images_per_second"}
+_SPEED = "images_per_second"
 
 
 def second_value(objective: str, record: TrialRecord) -> float | None:
     """The value of a second objective, as it is shown; None before the first report."""
-    return record.metrics.get(_METRIC[objective])
+    return record.metrics.get(objective if objective == _SPEED else f"val/{objective}")
 
 
 def costs(objective: str, records: Iterable[TrialRecord]) -> dict[int, float]:
@@ -23,7 +23,7 @@ def costs(objective: str, records: Iterable[TrialRecord]) -> dict[int, float]:
     for r in records:
         value = second_value(objective, r)
         if value is not None and math.isfinite(value):
-            found[r.number] = -math.log(max(value, 1e-9)) if objective == "images_per_second" else value
+            found[r.number] = -math.log(max(value, 1e-9)) if objective == _SPEED else value
     return found
 
 

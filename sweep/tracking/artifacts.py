@@ -15,20 +15,21 @@ from sweep.core.mlflow_uri import resolve_uri
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import CED_FILE, EVENTS_FILE, MLFLOW_STATE_FILE
 from sweep.tracking.projector import Projector
+from trainer.metric_names import rate_label, rate_names
 from trainer.metrics import auc, ced, failure_rate
 from trainer.run_folder import FACES_FILE
 
 logger = logging.getLogger(__name__)
 
 
-def render(path: Path) -> None:
-    """Draws a trial's picture that does not exist yet, if its folder holds what it is drawn from."""
+def render(path: Path, threshold: float) -> None:
+    """Draws a trial's picture that does not exist yet, up to an NME, if its folder holds what it is drawn from."""
     errors = path.parent / FACES_FILE
     if path.name == CED_FILE and not path.exists() and errors.exists():
-        draw_ced(np.load(errors), path, title=f"trial {int(path.parent.name)}")
+        draw_ced(np.load(errors), path, f"trial {int(path.parent.name)}", threshold)
 
 
-def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float = 0.10) -> None:
+def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float) -> None:
     """Draws the cumulative error distribution of faces' NME (N,), fractions, up to `limit`, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,9 +41,9 @@ def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float = 0.10) -> No
     axes.plot(thresholds * 100, shares * 100, color="#1f5fa8", linewidth=2)
     axes.fill_between(thresholds * 100, shares * 100, color="#1f5fa8", alpha=0.12)
     axes.set(xlim=(0, limit * 100), ylim=(0, 100), xlabel="NME (%)", ylabel="faces at most that wrong (%)")
-    axes.set_title(
-        f"{title}: NME {np.nanmean(nme):.2%}, FR {failure_rate(nme, limit):.1%}, AUC {auc(nme, limit):.3f}", fontsize=10
-    )
+    failures, area = map(rate_label, rate_names(limit))
+    rates = f"{failures} {failure_rate(nme, limit):.1%}, {area} {auc(nme, limit):.3f}"
+    axes.set_title(f"{title}: NME {np.nanmean(nme):.2%}, {rates}", fontsize=10)
     axes.grid(alpha=0.3)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png")
@@ -59,17 +60,17 @@ def make_projector(config: SweepConfig, storage: Storage | None = None) -> Proje
         config.mlflow_experiment,
         config.folder / MLFLOW_STATE_FILE,
         output / "mlartifacts",
-        functools.partial(_supply, storage),
+        functools.partial(_supply, storage, config.train.data.threshold),
     )
 
 
-def _supply(storage: Storage | None, path: Path) -> None:
+def _supply(storage: Storage | None, threshold: float, path: Path) -> None:
     """Brings a file here that is about to be sent, or draws it."""
     source = path.with_name(FACES_FILE) if path.name == CED_FILE else path
     if storage is not None and not source.exists():
         with contextlib.suppress(StorageError):
             storage.fetch(source)
-    render(path)
+    render(path, threshold)
 
 
 def mlflow_page(config: SweepConfig) -> str:

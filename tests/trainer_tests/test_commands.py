@@ -199,7 +199,7 @@ def test_evaluation_gives_the_number_of_the_training(
 ) -> None:
     folder, _, _ = trained
     found = evaluated(capsys, str(folder))
-    assert set(found) == {"nme", "fr10", "auc10", "faces", "subsets", "parts"}
+    assert set(found) == {"nme", "fr10", "auc10", "norm", "faces", "subsets", "parts"}
     best = min(metrics_of(folder), key=lambda row: row["val/nme"])
     assert (found["nme"], found["fr10"], found["auc10"]) == (best["val/nme"], best["val/fr10"], best["val/auc10"])
     assert found["faces"] == 8

@@ -44,6 +44,8 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "data.synthetic_seed": ({}, 1),
     "data.skip_bad": (WFLW, True),
     "data.placeholders": (WFLW, "missing"),
+    "data.nme_norm": ({}, "box"),
+    "data.nme_threshold": ({}, 0.08),
     "data.image_size": ({}, 64),
     "data.box_scale": ({}, 1.5),
     "data.crop_margin": ({}, 0.5),

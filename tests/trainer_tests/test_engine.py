@@ -487,7 +487,7 @@ def test_the_report_has_subsets_and_parts(tiny: Tiny) -> None:
     bias = (0.05, 0.0)
     found = evaluate(Oracle(split, config.data.landmarks.flip, bias), split, config.replace({"run.flip_test": False}))
     report = found.report(ATTRIBUTES)
-    assert set(report) == {"nme", "fr10", "auc10", "faces", "subsets", "parts"}
+    assert set(report) == {"nme", "fr10", "auc10", "norm", "faces", "subsets", "parts"}
     assert report["faces"] == 24
     assert list(report["parts"]) == list(config.data.landmarks.parts)
     assert all(value == pytest.approx(report["nme"], rel=1e-4) for value in report["parts"].values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.landmarks import LAYOUTS, Layout
+from trainer.landmarks import BOX, LAYOUTS, Layout
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
 
@@ -55,11 +55,26 @@ def test_a_flip_takes_each_part_to_its_mirror(layout: Layout) -> None:
 
 
 @layouts
-def test_the_points_of_the_norm_are_a_mirrored_pair(layout: Layout) -> None:
-    if layout.nme_points is None:
-        assert layout.name == "aflw19"  # divided by the box
-    else:
-        assert layout.nme_points in layout.flip_pairs
+@pytest.mark.parametrize("name", ["inter_ocular", "inter_pupil"])
+def test_the_ends_of_a_norm_are_mirrored(layout: Layout, name: str) -> None:
+    norm = layout.norm(name)
+    assert sorted(layout.flip[index] for index in norm.right) == sorted(norm.left)
+    assert set(norm.right).isdisjoint(norm.left)
+
+
+@layouts
+def test_every_norm_has_a_name_and_the_first_is_the_default(layout: Layout) -> None:
+    assert {norm.name for norm in layout.norms} == {"inter_ocular", "inter_pupil", "box"}
+    assert layout.norm() is layout.norms[0] is layout.norm(layout.norms[0].name)
+    assert layout.norm().name == ("box" if layout.name == "aflw19" else "inter_ocular")
+    assert layout.norm("box") is BOX
+    with pytest.raises(KeyError):
+        layout.norm("nose")
+
+
+def test_thresholds_are_those_of_the_published_tables() -> None:
+    thresholds = {name: layout.threshold for name, layout in LAYOUTS.items()}
+    assert thresholds == {"wflw98": 0.10, "w300_68": 0.08, "cofw29": 0.10, "aflw19": 0.07}
 
 
 @layouts
@@ -70,7 +85,8 @@ def test_every_fact_of_the_published_layouts(layout: Layout, test_data: Path) ->
     assert layout.count == fact["count"]
     assert sorted(layout.flip_pairs) == sorted(tuple(pair) for pair in fact["flip_pairs"])
     assert [i for i, other in enumerate(layout.flip) if i == other] == fact["on_the_midline"]
-    assert layout.nme_points == (tuple(fact["nme_points"]) if fact["nme_points"] else None)
+    norm = layout.norm()
+    assert [*norm.right, *norm.left] == (fact["nme_points"] or [])
     assert layout.parts == {name: (part["start"], part["stop"]) for name, part in fact["parts"].items()}
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from trainer import metrics
-from trainer.landmarks import LAYOUTS, Layout
+from trainer.landmarks import LAYOUTS, Layout, Norm
+from trainer.metric_names import rate_label, rate_names, rates_in
 
 WFLW = LAYOUTS["wflw98"]
 REFERENCE = np.load(Path(__file__).parent / "reference" / "metrics_reference.npz")
-FOUR = Layout("four", 4, ((0, 1),), (0, 1), {"eyes": (0, 2), "mouth": (2, 4)})
+FOUR = Layout("four", 4, ((0, 1),), (Norm("inter_ocular", "", (0,), (1,)),), 0.10, {"eyes": (0, 2), "mouth": (2, 4)})
 TARGET = np.array([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]]])  # eyes 10 apart
 ERRORS = np.array([[[3.0, 4.0], [0.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])  # 5, 0, 1, 2 pixels
 
@@ -43,7 +44,7 @@ def test_auc_of_the_published_code() -> None:
 def test_nme_by_hand() -> None:
     pred = TARGET + ERRORS
     np.testing.assert_allclose(metrics.distances(pred, TARGET), [[5, 0, 1, 2]])
-    np.testing.assert_allclose(metrics.norms(TARGET, FOUR), [10])
+    np.testing.assert_allclose(metrics.norms(TARGET, FOUR.norm()), [10])
     np.testing.assert_allclose(metrics.nme(pred, TARGET, FOUR), [0.2])
     np.testing.assert_allclose(metrics.nme(pred, TARGET, FOUR, norm=np.array([4.0])), [0.5])
     assert metrics.nme(TARGET, TARGET, FOUR).tolist() == [0]
@@ -80,7 +81,7 @@ def test_a_prediction_that_is_no_number_gives_nan() -> None:
 
 def test_a_layout_normalised_by_the_box_asks_for_it() -> None:
     points = np.zeros((2, 19, 2))
-    with pytest.raises(ValueError, match=r"aflw19 has no NME points: pass norm"):
+    with pytest.raises(ValueError, match="landmarks do not tell the box: pass norm"):
         metrics.nme(points, points, LAYOUTS["aflw19"])
     np.testing.assert_allclose(
         metrics.nme(points + [3, 4], points, LAYOUTS["aflw19"], norm=np.array([50, 100])), [0.1, 0.05]
@@ -151,7 +152,7 @@ def test_a_part_is_averaged_over_the_faces_that_show_it() -> None:
 
 def test_parts_weighted_by_their_landmarks_make_the_whole() -> None:
     pred, target = REFERENCE["pred"].astype(np.float64), REFERENCE["gt"].astype(np.float64)
-    norm = metrics.norms(target, WFLW)
+    norm = metrics.norms(target, WFLW.norm())
     parts = metrics.part_nmes(pred, target, WFLW, norm=norm)
     whole = sum(parts[name] * (stop - start) for name, (start, stop) in WFLW.parts.items()) / 98
     assert whole == pytest.approx(metrics.nme(pred, target, WFLW).mean())
@@ -162,6 +163,37 @@ def test_mean_and_summary_leave_out_what_was_not_measured() -> None:
     assert math.isnan(metrics.mean(np.array([math.nan])))
     found = metrics.summary(np.array([0.02, math.nan, 0.18, 0.1]))
     assert found == pytest.approx({"nme": 0.1, "fr10": 0.5, "auc10": 0.2})
+
+
+def test_a_threshold_stands_in_the_names_of_its_rates() -> None:
+    found = metrics.summary(np.array([0.02, 0.09, 0.04]), 0.08)
+    assert found == pytest.approx({"nme": 0.05, "fr8": 1 / 3, "auc8": 5 / 12})
+    assert [rate_names(threshold)[0] for threshold in (0.1, 0.08, 0.07, 0.075, 1)] == [
+        "fr10",
+        "fr8",
+        "fr7",
+        "fr7.5",
+        "fr100",
+    ]
+    assert [rate_label(name) for name in ("fr10", "auc8", "fr7.5")] == ["FR@0.10", "AUC@0.08", "FR@0.075"]
+    assert rates_in(["nme", "faces", "fr8", "auc8"]) == ("fr8", "auc8")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_norms_of_every_layout_by_hand(layout: Layout) -> None:
+    """Ends of a norm at (0, 0) and (3, 4) in the mean, all else anywhere."""
+    for norm in layout.norms:
+        target = np.random.default_rng(1).normal(size=(2, layout.count, 2))
+        for side, at in ((norm.right, (0, 0)), (norm.left, (3, 4))):
+            wobble = target[:, list(side)]
+            target[:, list(side)] = wobble - wobble.mean(axis=1, keepdims=True) + at if side else wobble
+        if norm.right:
+            np.testing.assert_allclose(metrics.norms(target, norm), [5, 5])
+            target[1, norm.left[0]] = np.nan
+            assert np.isnan(metrics.norms(target, norm)).tolist() == [False, True]
+        else:
+            with pytest.raises(ValueError, match="landmarks do not tell the box"):
+                metrics.norms(target, norm)
 
 
 def test_an_infinite_error_is_beyond_every_threshold() -> None:

@@ -28,7 +28,7 @@ import cv2
 import filelock
 import numpy as np
 
-from trainer import synthetic
+from trainer import metrics, synthetic
 from trainer.coords import crop_matrix, invert, transform
 from trainer.cores import available_cores
 from trainer.data.crops import CropSplit, canvas_size
@@ -36,13 +36,14 @@ from trainer.data.face_table import Split, draw, read_split, synthetic_indices
 from trainer.data.images import crop_face, read_picture
 from trainer.data.readers import is_dir
 from trainer.errors import DataError
+from trainer.landmarks import BOX
 from trainer.runtime.disk import full_disk, is_full
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.config import DataConfig
-    from trainer.landmarks import Layout
+    from trainer.landmarks import Norm
 
 _LOG = logging.getLogger(__name__)
 _FORMAT: Final = 1  # raise when the same inputs would give other crops
@@ -135,7 +136,10 @@ def _file_source(config: DataConfig, split: Split) -> _Source:
 
 
 def _key(config: DataConfig, source: _Source) -> str:
-    settings = (config.landmarks.name, config.image_size, config.box_scale, config.crop_margin, config.skip_bad)
+    settings = (
+        (config.landmarks.name, config.norm.name, config.skip_bad),
+        (config.image_size, config.box_scale, config.crop_margin),
+    )
     content = json.dumps([_FORMAT, settings, source.identity])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
@@ -233,19 +237,16 @@ def _labels(config: DataConfig, sample: _Sample) -> dict[str, Any]:
     labels: dict[str, Any] = {
         "landmarks": landmarks.astype(np.float32),
         "visible": np.isfinite(landmarks).all(axis=1),
-        "norms": np.float32(_norm(config.landmarks, landmarks, sample.box, matrix)),
+        "norms": np.float32(_norm(config.norm, landmarks, sample.box, matrix)),
         "to_picture": invert(matrix),
     }
     return labels if sample.attributes is None else {**labels, "attributes": sample.attributes}
 
 
-def _norm(
-    layout: Layout, landmarks: NDArray[np.float64], box: NDArray[np.float64], matrix: NDArray[np.float64]
-) -> float:
-    if layout.nme_points is None:
+def _norm(norm: Norm, landmarks: NDArray[np.float64], box: NDArray[np.float64], matrix: NDArray[np.float64]) -> float:
+    if norm is BOX:
         return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])) * matrix[0, 0])
-    a, b = layout.nme_points
-    return float(np.linalg.norm(landmarks[a] - landmarks[b]))
+    return float(metrics.norms(landmarks[None], norm)[0])
 
 
 def _open(config: DataConfig, source: _Source, folder: Path) -> CropSplit:

@@ -26,7 +26,7 @@ class CropSplit:
         images: (N, C, C, 3) uint8, RGB, read-only memory map.
         landmarks: (N, K, 2) pixels of the central square, NaN where missing; may lie outside of it.
         visible: (N, K): which landmarks are there.
-        norms: (N,) what the NME is divided by: distance of layout.nme_points, or sqrt(box width * height).
+        norms: (N,) what the NME is divided by: the distance of data.nme_norm, or sqrt(box width * height).
         attributes: (N, 6) in the order of `trainer.landmarks.ATTRIBUTES`; None where the data set has none.
         to_picture: (N, 2, 3) affine maps from pixels of the central square back to picture pixels.
         pictures: path of each face's picture, or 'synthetic:SEED:INDEX'.

@@ -18,6 +18,8 @@ import numpy as np
 from trainer.data.groups import Group, description, find_groups
 from trainer.data.readers import READERS, Face, is_dir, is_file
 from trainer.errors import DataError
+from trainer.landmarks import BOX
+from trainer.metrics import norms
 from trainer.synthetic import draw_face
 from trainer.synthetic.faces import SyntheticFace
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.config import DataConfig
-    from trainer.landmarks import Layout
+    from trainer.landmarks import Layout, Norm
 
 __all__ = ["Faces", "Split", "draw", "read_split", "require_split", "synthetic_indices"]
 
@@ -208,7 +210,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
     for origin, parse in READERS[config.kind](_root(config), path, layout.count, config.placeholders):
         try:
             face = parse()
-            _check(face, layout)
+            _check(face, config.norm)
         except ValueError as error:
             if not config.skip_bad:
                 raise DataError(f"{origin}: {error}") from None
@@ -233,7 +235,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
     )
 
 
-def _check(face: Face, layout: Layout) -> None:
+def _check(face: Face, norm: Norm) -> None:
     """Raises ValueError for a box or landmarks that cannot be right, or from which no NME could be computed."""
     x0, y0, x1, y1 = (float(value) for value in face.box)
     if not np.isfinite(face.box).all() or x1 <= x0 or y1 <= y0:
@@ -250,10 +252,15 @@ def _check(face: Face, layout: Layout) -> None:
             f"landmark {index} (from 0) at {face.landmarks[index].tolist()} lies more than one box size ({side:g}) "
             f"outside the box {x0:g} {y0:g} {x1:g} {y1:g}"
         )
-    if layout.nme_points:
-        a, b = layout.nme_points
-        if not np.linalg.norm(face.landmarks[a] - face.landmarks[b]) > 0:
-            raise ValueError(f"landmarks {a} and {b}, whose distance normalises the NME, must be there and apart")
+    if norm is not BOX and not norms(face.landmarks[None], norm)[0] > 0:
+        ends = " and ".join(map(_listed, (norm.right, norm.left)))
+        raise ValueError(
+            f"landmarks {ends}, whose distance normalises the NME, must be there and apart (or data.nme_norm box)"
+        )
+
+
+def _listed(landmarks: tuple[int, ...]) -> str:
+    return str(landmarks[0]) if len(landmarks) == 1 else f"{landmarks[0]} to {landmarks[-1]}"
 
 
 def _cut(groups: Sequence[Group], config: DataConfig, split: _Part) -> list[int]:

@@ -257,6 +257,14 @@ def test_settings_that_an_old_study_does_not_know_stand_at_their_defaults(tmp_pa
     assert set(with_younger(old)["space"]) == set(old["space"])  # is no section of settings
 
 
+def test_a_failure_rate_is_an_objective_by_the_name_that_it_is_measured_by(tmp_path):
+    assert load_sweep(sweep_file(tmp_path), {"objectives": "[nme, fr10]"}).objectives == ("nme", "fr10")
+    files = {key.replace("__", "."): value for key, value in FILES.items()}  # 300-W's tables are at 0.08
+    assert load_sweep(sweep_file(tmp_path), {"objectives": "[nme, fr8]", **files}).objectives == ("nme", "fr8")
+    with pytest.raises(ConfigError, match="fr10 is not among nme, fr8, images_per_second"):
+        load_sweep(sweep_file(tmp_path), {"objectives": "[nme, fr10]", **files})
+
+
 def test_the_space_is_decisive(tmp_path):
     space = {**SPACE, "optim.lr": {"log_uniform": [1e-4, 1e-1]}}
     lines = differences(decisive(tmp_path), decisive(tmp_path, {"space": space}))

@@ -216,6 +216,7 @@ def test_the_test_number_replaces_that_of_validation(finished, capsys):
         "trained on train + val",
         "NME 6.71 % (95 % interval 6.32 to 7.14, bootstrap over faces and seeds; each: 6.61, 6.80)",
         "FR@0.10 12.00 %, AUC@0.10 0.3726",
+        "divided by the distance of the outer eye corners (inter_ocular)",
         "The checkpoint is that of the first seed.",
         "trained on train+val, 2 epochs",
         "| data.hash.test | fedcba9876543210 |",

@@ -40,7 +40,7 @@ FIGURES = {
     "parallel": search_figures.parallel_coordinates,
     "importance": search_figures.importance,
     "curves": trial_figures.learning_curves,
-    "ced": lambda sweep: trial_figures.error_curves(trial_figures.curves_of(sweep)),
+    "ced": lambda sweep: trial_figures.error_curves(trial_figures.curves_of(sweep), 0.1),
     "history": trial_figures.optimisation_history,
     "timeline": trial_figures.timeline,
     "bars": lambda sweep: trial_figures.bars({"winner": {}, "final": {}}),
@@ -218,7 +218,7 @@ def test_error_curves_are_those_of_the_faces_and_known_configurations_are_dotted
         errors[n] = rng.uniform(0.01, 0.15, 50)
         errors[n][3] = np.nan
         np.save(folder / FACES_FILE, errors[n])
-    traces = trial_figures.error_curves(trial_figures.curves_of(sweep)).data
+    traces = trial_figures.error_curves(trial_figures.curves_of(sweep), 0.1).data
     assert [trace.name.split(":")[0] for trace in traces] == [f"trial {n}" for n in [*best[:5], 0]]
     for trace, n in zip(traces, [*best[:5], 0], strict=True):
         x, y = ced(errors[n])

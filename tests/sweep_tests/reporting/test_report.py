@@ -30,6 +30,7 @@ from sweep.storage.event_log import Event, EventKind
 from trainer.data.crop_cache import load_split
 from trainer.evaluation import evaluate
 from trainer.inference import load_trained
+from trainer.landmarks import LAYOUTS
 from trainer.run_folder import FACES_FILE
 
 SECTIONS = [
@@ -344,12 +345,17 @@ def test_names_from_outside_are_text_and_never_markup(tmp_path):
     assert html.escape(evil) in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("layout", "corners"), [("w300_68", True), ("cofw29", False), ("aflw19", False)])
-def test_the_nme_is_explained_as_it_was_measured(layout, corners, tmp_path):
-    data = {"kind": "coco", "root": str(tmp_path), "layout": layout, "image_size": 32}
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("norm", [None, "inter_ocular", "inter_pupil", "box"])
+def test_the_nme_is_explained_as_it_was_measured(layout, norm, tmp_path):
+    """Every layout, in report and card, by the one name and the one text that the trainer has for it."""
+    data = {"kind": "coco", "root": str(tmp_path), "layout": layout, "image_size": 32, "nme_norm": norm}
     sweep = write_sweep(tmp_path, PLANE, TRIALS, train=TINY | {"data": data, "optim": {"epochs": 4}})
+    measured = LAYOUTS[layout].norm(norm)
+    assert sweep.config.train.data.norm is measured
     html_report.write_report([sweep], tmp_path / "page.html")
-    assert ("outer eye corners" in (tmp_path / "page.html").read_text(encoding="utf-8")) is corners
+    text = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert f"divided by {measured.text} ({measured.name})" in text
 
 
 # Two objectives
