@@ -37,19 +37,12 @@ _LAYOUT_OF_KIND: dict[str, LayoutName] = {
     "w300": "w300_68",
     "coco": "wflw98",
 }
-_OF_FILES = [
-    "root",
-    "train_list",
-    "val_list",
-    "test_list",
-    "val_fraction",
-    "split_seed",
-    "group_by",
-    "skip_bad",
-    "placeholders",
-]
+_OF_FILES = ["root", "train_list", "val_list", "test_list", "val_fraction", "split_seed", "group_by"]
+_OF_FILES += ["skip_bad", "skip_at_most", "allow_overlap", "placeholders"]
 # younger than the hashes of old studies and checkpoints, which stay what they were where these are at their defaults
-_YOUNGER: dict[str, tuple[str, ...]] = {"data": ("train_on", "group_by", "placeholders", "nme_norm", "nme_threshold")}
+_YOUNGER: dict[str, tuple[str, ...]] = {
+    "data": ("train_on", "group_by", "skip_at_most", "allow_overlap", "placeholders", "nme_norm", "nme_threshold")
+}
 
 
 def _refuse(section: Section, name: str, prefix: str, reason: str) -> None:
@@ -111,7 +104,13 @@ class DataConfig(Section):
         0, ge=0, lt=2**63, description="seed of the procedural faces [integer]"
     )
     skip_bad: Annotated[bool, _JUDGES] = Field(
-        False, description="skip and count faulty faces instead of stopping at the first"
+        False, description="leave out and count faulty faces instead of stopping at the first"
+    )
+    skip_at_most: Annotated[float, _JUDGES] = Field(
+        0.05, ge=0, le=1, description="skip_bad: largest share of a list that may be faulty [fraction]"
+    )
+    allow_overlap: Annotated[bool, _JUDGES] = Field(
+        False, description="allow a test on pictures that were trained on; the card says so"
     )
     placeholders: Annotated[Placeholders, _JUDGES] = Field(
         "refuse",
@@ -185,6 +184,8 @@ class DataConfig(Section):
             raise ValueError(f"data.root: data.kind {self.kind} needs the folder of the data set")
         else:
             _refuse(self, "synthetic_seed", "data", f"data.kind {self.kind} draws no faces")
+            if not self.skip_bad:
+                _refuse(self, "skip_at_most", "data", "data.skip_bad is off")
             if self.placeholders == "merl_rav" and self.kind != "w300":
                 raise ValueError(
                     f"data.placeholders = 'merl_rav': are signs of .pts files, data.kind {self.kind} has none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -19,9 +19,10 @@ from torch.optim.swa_utils import AveragedModel
 from trainer import checkpoint, run_folder
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch, batches_per_epoch, training_batches
-from trainer.data.crop_cache import load_split
+from trainer.data.crop_cache import load_splits
 from trainer.data.crops import CropSplit
-from trainer.errors import DataError, NonFiniteError
+from trainer.data.face_table import Split
+from trainer.errors import NonFiniteError
 from trainer.evaluation import evaluate
 from trainer.form_speed import resolve
 from trainer.forms import epoch_pictures, form_of
@@ -57,6 +58,7 @@ class TrainResult:
 
 
 Report = Callable[[EpochResult], None]
+Inspect = Callable[[Mapping[Split, CropSplit]], object]
 Progress = Callable[[int, float], object]  # the epoch that runs, from 1, and the share of it that is done
 
 
@@ -114,6 +116,7 @@ def train(
     *,
     report: Report | None = None,
     progress: Progress | None = None,
+    inspect: Inspect | None = None,
     resume_from: Path | None = None,
     save_after: Collection[int] = (),
 ) -> TrainResult:
@@ -128,6 +131,8 @@ def train(
         report: called once an epoch, after the checkpoint where one is due. A resumed run first reports the epochs
             before the checkpoint again, since whoever listens may have died before hearing of the last of them.
         progress: called after every batch of training with the epoch and the share of it that is done; must be quick.
+        inspect: called once before training, on every rank, with the crops of the splits that are trained and measured
+            on; what it raises ends the run.
         resume_from: checkpoint (last.pt) of the same config to go on from, bit for bit as if never stopped (by another
             number of processes: up to rounding).
         save_after: epochs whose checkpoint is written in any case, before they are reported.
@@ -143,19 +148,21 @@ def train(
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
     with writing(folder):
-        return _train(config, folder, report, progress or (lambda epoch, share: None), resume_from, save_after)
+        crops = distributed.on_each(lambda: _load_splits(config, inspect or (lambda splits: None)))
+        distributed.on_first(lambda: _write_folder(config, crops, folder))
+        return _train(config, crops, folder, report, progress or (lambda epoch, share: None), resume_from, save_after)
 
 
 def _train(
     config: TrainConfig,
+    crops: Mapping[Split, CropSplit],
     folder: Path,
     report: Report | None,
     progress: Progress,
     resume_from: Path | None,
     save_after: Collection[int],
 ) -> TrainResult:
-    distributed.on_first(lambda: run_folder.write_config(config, folder))
-    training, validation = distributed.on_each(lambda: _load_splits(config))
+    training, validation = crops[config.data.train_on], crops.get("val")
     run = start_run(config)
     if state := distributed.on_first(lambda: _load_state(config, resume_from)):
         run.load_state_dict(state)
@@ -178,11 +185,15 @@ def _load_state(config: TrainConfig, path: Path | None) -> dict[str, Any] | None
     return None if path is None else checkpoint.load(Path(path), config.identity())
 
 
-def _load_splits(config: TrainConfig) -> tuple[CropSplit, CropSplit | None]:
-    training = load_split(config.data, config.data.train_on)
-    if not config.fits_batch_norm(len(training)):
-        raise DataError(f"{training.origins[0]}: is the only face to train on; batch norm needs two, or 64 pixels")
-    return training, load_split(config.data, "val") if config.data.train_on == "train" else None
+def _load_splits(config: TrainConfig, inspect: Inspect) -> dict[Split, CropSplit]:
+    crops = load_splits(config)
+    inspect(crops)
+    return crops
+
+
+def _write_folder(config: TrainConfig, crops: Mapping[Split, CropSplit], folder: Path) -> None:
+    run_folder.write_config(config, folder)
+    run_folder.write_skipped({split: of.skipped for split, of in crops.items()}, folder)
 
 
 def start_run(config: TrainConfig) -> Run:

@@ -7,13 +7,18 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.landmarks import ATTRIBUTES, Norm
 from trainer.metric_names import rate_label, rates_in
 from trainer.settings import ArgumentParser
+
+if TYPE_CHECKING:
+    from trainer.config import DataConfig
+    from trainer.data.crops import CropSplit
+    from trainer.data.face_table import Split
 
 
 def build_parser() -> ArgumentParser:
@@ -42,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, model = load_trained(Path(arguments.checkpoint), parser.overrides(arguments))
         if text := slow_here(config):
             print(f"{text} (here: --run.precision float32)", file=sys.stderr)
-        found = evaluate(model, load_split(config.data, arguments.split), config).report(ATTRIBUTES)
+        for line in _about_faces(config.data, crops := load_split(config.data, arguments.split), arguments.split):
+            print(line, file=sys.stderr)
+        found = evaluate(model, crops, config).report(ATTRIBUTES)
     except ConfigError as error:
         parser.error(str(error))
     except (DataError, CheckpointError) as error:
@@ -50,6 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(json.dumps(_without_nan(found)) if arguments.json else _table(found, arguments.split, config.data.norm))
     return 0
+
+
+def _about_faces(data: DataConfig, crops: CropSplit, split: Split) -> list[str]:
+    """What the numbers may owe to the faces; a DataError where the test split holds pictures that were trained on."""
+    from trainer.data.survey import SplitFacts, Survey, trained_on
+
+    lines = Survey({split: SplitFacts.of(crops)}, data.norm).warnings()
+    twins = trained_on(data, split)
+    if twins is None:
+        return [*lines, "whether these faces were trained on is not known: the training list cannot be read here"]
+    return [*lines, twins.text("among these faces and in what was trained on")] if twins else lines
 
 
 def _without_nan(value: Any) -> Any:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ from trainer.run_folder import CONFIG_FILE, LAST
 from trainer.settings import ArgumentParser
 
 if TYPE_CHECKING:
+    from trainer.data.crops import CropSplit
+    from trainer.data.face_table import Split
     from trainer.engine import EpochResult
 
 _REDRAWN = 0.5  # seconds, of the line that changes
@@ -104,12 +106,20 @@ def _free_folder(parent: Path, name: str) -> Path:
 
 def _train(config: TrainConfig, checkpoint: Path | None) -> int:
     from trainer import engine  # imports torch: --help and a bad setting need not wait for it
+    from trainer.data.survey import survey
 
     display = _Display(config.optim.epochs)
+
+    def inspect(crops: Mapping[Split, CropSplit]) -> None:
+        for line in survey(config.data, crops).warnings():
+            display.say(line)
+
     try:
         config = _in_its_form(config)
         with display.pulse:
-            result = engine.train(config, report=display.report, progress=display.progress, resume_from=checkpoint)
+            result = engine.train(
+                config, report=display.report, progress=display.progress, inspect=inspect, resume_from=checkpoint
+            )
     except (DataError, CheckpointError, ModelError, NonFiniteError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -146,7 +156,7 @@ class _Display:
         self._now: tuple[int, float] | None = None  # epoch, share of it
         self._first = (0.0, 0.0)  # share and time of the first batch, which is slower than others
         self._drawn = 0.0
-        self.pulse = Pulse(self._say, self._state)
+        self.pulse = Pulse(self.say, self._state)
 
     def progress(self, epoch: int, share: float) -> None:
         """Takes in how much of an epoch is done."""
@@ -165,13 +175,14 @@ class _Display:
         self._seconds.append(row["epoch_seconds"])
         self._now = epoch + 1, 0.0
         measured = f"val NME {row['val/nme']:7.3%}  best {row['best_nme']:7.3%}  " if "val/nme" in row else ""
-        self._say(
+        self.say(
             f"epoch {epoch:3d}/{self._epochs}  loss {row['train/loss']:8.4f}  {measured}"
             f"{row['images_per_second']:6.1f} images/s  {self._left()}"
         )
         self.pulse.rest()
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Shows a line that stays."""
         print(f"{_LINE_ANEW if self._live else ''}{line}", file=sys.stderr, flush=True)
 
     def _state(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from sweep.analysis.rerun_jobs import Job
 from sweep.analysis.statistics import difference_interval
 from sweep.analysis.sweep_result import Sweep
+from sweep.core.provenance import expected_faces
 from sweep.core.trial import TrialRecord
+from trainer.data.faults import reasons as fault_reasons
 from trainer.landmarks import ATTRIBUTES
 from trainer.metric_names import rate_label, rates_in
 from trainer.metrics import bootstrap_means, interval, mean
 from trainer.run_folder import FACES_FILE, LAST
+
+if TYPE_CHECKING:
+    from trainer.data.crops import CropSplit
+    from trainer.data.face_table import Split
 
 REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
 _OF_CLOCKS = ("images_per_second", "epoch_seconds", "memory_gb")  # differ, of course
@@ -43,6 +49,7 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
         ConfigError, DataError, ModelError, DiskFullError, NonFiniteError: as the trainer does.
     """
     from trainer import engine
+    from trainer.data.survey import require_faces
 
     folder = sweep.config.rerun_folder(f"repeat-{trial.number:04d}")
     last = folder / LAST
@@ -54,7 +61,10 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
         if show is not None:
             show(epoch)
 
-    result = engine.train(config, report=take, resume_from=last if last.exists() else None)
+    def inspect(crops: Mapping[Split, CropSplit]) -> None:
+        require_faces(config, crops, expected_faces(sweep.config, sweep.tags))
+
+    result = engine.train(config, report=take, inspect=inspect, resume_from=last if last.exists() else None)
     last.unlink(missing_ok=True)
     before = sweep.rows[trial.number]
     different = [
@@ -152,9 +162,11 @@ def read_test(jobs: Sequence[Job]) -> Finding:
         DataError, CheckpointError: as the trainer does.
     """
     from trainer.data.crop_cache import load_split
+    from trainer.data.survey import trained_on
     from trainer.evaluation import evaluate
     from trainer.inference import load_trained
 
+    overlap = trained_on(jobs[0].config.data, "test")
     reports, errors = [], []
     for job in jobs:
         config, model = load_trained(job.folder)
@@ -180,6 +192,8 @@ def read_test(jobs: Sequence[Job]) -> Finding:
         "parts": {part: float(np.mean([r["parts"][part] for r in reports])) for part in reports[0]["parts"]},
         "config_hash": jobs[0].config.identity(),
         "data_hash": split.fingerprint(),
+        "overlap": overlap.text("in the test split and in what was trained on") if overlap else None,
+        "skipped": f"{len(split.skipped)} ({fault_reasons(split.skipped)})" if split.skipped else None,
         "threads": config.run.threads,
         "device": device,
     }
@@ -194,6 +208,16 @@ def _mean_of(reports: Sequence[Mapping[str, Any]], group: str, name: str) -> dic
     return {key: float(np.mean([of[key] for of in found])) for key in found[0]}
 
 
+def faces_text(detail: Mapping[str, Any]) -> list[str]:
+    """What is to be known about the test faces beside the number; nothing of findings of before it was asked."""
+    lines = []
+    if skipped := detail.get("skipped"):
+        lines.append(f"faulty test faces were left out: {skipped}")
+    if overlap := detail.get("overlap"):
+        lines.append(f"{overlap}: data.allow_overlap")
+    return lines
+
+
 def final_text(detail: Mapping[str, Any]) -> str:
     """What the test split says, in words and as a table."""
     spread = "" if detail["std"] is None else f" +- {detail['std']:.2%} over {len(detail['seeds'])} seeds"
@@ -204,6 +228,7 @@ def final_text(detail: Mapping[str, Any]) -> str:
         f"(95 %: {low:.2%} to {high:.2%}), {rate_label(failures)} {detail[failures]:.2%}, "
         f"{rate_label(area)} {detail[area]:.4f}, {detail['faces']} faces"
     ]
+    lines += faces_text(detail)
     lines += [f"  {name:14} NME {found['nme']:.2%}" for name, found in detail["subsets"].items()]
     lines += [f"  {part:14} NME {value:.2%}" for part, value in detail["parts"].items()]
     return "\n".join(lines)

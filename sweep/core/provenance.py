@@ -1,12 +1,20 @@
-"""Where a number comes from: code version, library versions, machine."""
+"""Where a number comes from: code version, library versions, machine, faces."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.data.crops import HASH_VERSION
+
+if TYPE_CHECKING:
+    from sweep.core.config import SweepConfig
+    from trainer.data.face_table import Split
 
 _PACKAGES = ("starsweep", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "opencv-python-headless")
 
@@ -40,3 +48,15 @@ def _commit() -> str:
         return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def expected_faces(config: SweepConfig, tags: Mapping[str, str]) -> dict[Split, str]:
+    """The hash that the faces of a split must have wherever they are trained and measured on, by its name.
+
+    Args:
+        config: of the sweep; where it searches the number of training faces, these differ from trial to trial.
+        tags: noted when the sweep began.
+    """
+    splits: tuple[Split, ...] = ("val",) if "data.train_faces" in config.space else ("train", "val")
+    known = {split: tags.get(f"data.hash.{split}", "") for split in splits}
+    return {split: value for split, value in known.items() if value.startswith(HASH_VERSION)}

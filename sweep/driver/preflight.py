@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 from sweep.core.config import SweepConfig
 from sweep.core.errors import TrackingUnavailable
@@ -14,7 +15,8 @@ from sweep.driver.preparation import speeds_apart
 from sweep.execution.resources import check_local
 from sweep.search.rehearsal import expected_extent
 from sweep.tracking.artifacts import make_projector
-from trainer.data.crop_cache import load_split
+from trainer.data.crop_cache import load_splits
+from trainer.data.survey import survey
 from trainer.forms import Form, FormSpeeds, choose, form_of
 from trainer.speed import Speed
 
@@ -35,8 +37,8 @@ def dry_run(config: SweepConfig) -> str:
         f"  resources  {config.resources.cpus:g} CPUs, {config.resources.gpus:g} GPUs a trial; {slots} at once"
     )
     lines.append(f"  MLflow     {_check_mlflow(config)}")
-    training, validation = (load_split(config.train.data, split) for split in ("train", "val"))
-    lines.append(f"  data       {len(training)} training and {len(validation)} validation faces")
+    faces = survey(config.train.data, load_splits(config.train))
+    lines += [f"  {title:<10} {line}" for title, line in zip_longest(["faces"], faces.lines(), fillvalue="")]
     speeds = speeds_apart(config.train)
     config = config.with_train(choose(config.train, {"this machine": speeds}))
     lines += _compare_forms(form_of(config.train), speeds)
@@ -50,7 +52,7 @@ def dry_run(config: SweepConfig) -> str:
     )
     if on_cores:
         lines += _compare_packings(config, packing)
-    return "\n".join([*lines, *_forecast(config, slots, len(training), speed)])
+    return "\n".join([*lines, *_forecast(config, slots, faces.splits["train"].faces, speed)])
 
 
 def _compare_forms(chosen: Form, speeds: FormSpeeds) -> list[str]:

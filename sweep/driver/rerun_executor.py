@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sweep.analysis.rerun_jobs import FINAL, Job
-from sweep.core.config import SweepConfig
+from sweep.analysis.sweep_result import Sweep
+from sweep.core.provenance import expected_faces
 from sweep.core.trial import Assignment, State
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.storage.remote_files import Storage
@@ -103,8 +104,8 @@ class Reruns:
         """A crashed job starts again from its checkpoint, and reports the epochs before it again."""
 
 
-def run_jobs(config: SweepConfig, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> dict[str, str]:
-    """Trains jobs on Ray, as many at once as trials would be.
+def run_jobs(sweep: Sweep, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> dict[str, str]:
+    """Trains jobs of a sweep on Ray, as many at once as trials would be.
 
     Returns:
         Why jobs failed, by run.
@@ -116,7 +117,7 @@ def run_jobs(config: SweepConfig, jobs: Sequence[Job], log: EventLog, show: Call
     from sweep.core.stop_request import StopRequest
     from sweep.execution import ray_session, resources, tune_executor  # imports ray
 
-    storage = None
+    config, storage = sweep.config, None
     if config.storage is not None:  # of this sweep alone, also among those of its name
         begun = next(event.time for event, _ in log.read())
         storage = Storage.of_sweep(config.storage, f"{config.name}-reruns-{begun:.0f}", config.folder)
@@ -127,7 +128,8 @@ def run_jobs(config: SweepConfig, jobs: Sequence[Job], log: EventLog, show: Call
 
         def train() -> None:
             slots.wait(lambda: bool(stop))
-            tune_executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop, storage)
+            faces = expected_faces(config, sweep.tags)
+            tune_executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop, storage, faces)
 
         ray_session.attended(train, stop)
     if stop.by_user:

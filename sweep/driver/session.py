@@ -18,7 +18,7 @@ from sweep.analysis.time_forecast import Outlook
 from sweep.core.config import SweepConfig
 from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.mlflow_uri import resolve_uri
-from sweep.core.provenance import provenance
+from sweep.core.provenance import expected_faces, provenance
 from sweep.core.redaction import redact
 from sweep.core.stop_request import INTERRUPTED, StopRequest
 from sweep.core.trial import TrialRecord
@@ -46,7 +46,9 @@ from sweep.storage.sweep_folder import (
 )
 from sweep.tracking.artifacts import make_projector, mlflow_page
 from sweep.tracking.background_writer import BackgroundWriter
+from trainer import run_folder
 from trainer.config import TrainConfig
+from trainer.data.crops import HASH_VERSION
 from trainer.errors import ConfigError
 from trainer.forms import adopt, choose, form_of, is_open, slow_warning
 from trainer.run_folder import BEST
@@ -55,6 +57,7 @@ from trainer.settings import read_yaml
 
 if TYPE_CHECKING:
     from sweep.execution.resources import Slots
+    from trainer.data.face_table import Split
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,7 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
             text = f"interrupted before the first trial; start again with:  {redact(command)}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
             return INTERRUPTED
+        _tell_of_faces(config, ready)
         config = _in_one_form(config, ready, console)
         started = _sweep_started(config, command, ready)
         outlook = None if slots is None else Outlook(config, slots, ready.epoch_seconds(config.train))
@@ -113,7 +117,9 @@ def _run_opened(
     state, storage = "FAILED", _storage(config, study)
     config.dump(config.folder / CONFIG_FILE)
     with EventLog(config.folder / EVENTS_FILE) as log:
-        _warn_of_other_versions(log, started.data["tags"])
+        before = _tags_before(log)
+        _check_faces(config, before, started.data["tags"])
+        _warn_of_other_versions(before, started.data["tags"])
         log.append(started)
         writer = BackgroundWriter(make_projector(config, storage))
         writer.start()
@@ -126,7 +132,8 @@ def _run_opened(
             closing.callback(lambda: results.update(ledger.records))
             closing.callback(lambda: shown.enter_context(doing(console, "writing the report, closing MLflow's runs")))
             if outlook and not stop:
-                _run_trials(config, ledger, results, outlook, stop, writer, console, storage)
+                faces = expected_faces(config, started.data["tags"])
+                _run_trials(config, ledger, results, outlook, stop, writer, console, storage, faces)
             state = "KILLED" if stop.by_user else "FINISHED"
         return ledger.records, writer.close(0)
 
@@ -140,6 +147,7 @@ def _run_trials(
     writer: BackgroundWriter,
     console: Console,
     storage: Storage | None,
+    faces: Mapping[Split, str],
 ) -> None:
     from sweep.driver.prometheus import Gauges
     from sweep.execution import epoch_progress, ray_session, tune_executor
@@ -155,9 +163,13 @@ def _run_trials(
         gauges.take(event)
 
     ledger.listen(heed)
+
+    def train() -> None:
+        tune_executor.execute(config, ledger, outlook.slots, stop, storage, faces)
+
     with board:
         try:
-            ray_session.attended(lambda: tune_executor.execute(config, ledger, outlook.slots, stop, storage), stop)
+            ray_session.attended(train, stop)
             epoch_progress.forget()
         finally:
             ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
@@ -172,6 +184,29 @@ def _as_before(config: SweepConfig) -> SweepConfig:
     except (ConfigError, KeyError):  # a new sweep, or a file that does not tell
         return config
     return config.with_train(adopt(config.train, earlier))
+
+
+def _tell_of_faces(config: SweepConfig, ready: Readiness) -> None:
+    """Says what is odd about the faces, and lists those that are left out."""
+    if ready.survey is not None:
+        for line in ready.survey.warnings():
+            logger.warning("%s", line)
+        run_folder.write_skipped(ready.survey.skipped, config.folder)
+
+
+def _check_faces(config: SweepConfig, before: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Raises ConfigError where the trials of this sweep were measured on other faces."""
+    changed = []
+    for key in (key for key in tags if key.startswith("data.hash.")):
+        old, facts = before.get(key, tags[key]), key.replace("data.hash", "faces")
+        if old.startswith(HASH_VERSION) and old != tags[key]:
+            changed += [f"{key}: {old} -> {tags[key]}", f"  {before[facts]}", f"  {tags[facts]}"]
+    if changed:
+        lines = "\n  ".join(changed)
+        raise ConfigError(
+            f"sweep {config.name!r} has trials on other faces:\n  {lines}\nbring the old faces back, or go on in a "
+            f"sweep of its own, which tries the best of this one first: --name NEW --warm_start '[{config.name}]'"
+        )
 
 
 def _in_one_form(config: SweepConfig, ready: Readiness, console: Console) -> SweepConfig:
@@ -217,7 +252,7 @@ def _sweep_started(config: SweepConfig, command: str, ready: Readiness) -> Event
     form = "not chosen" if is_open(config.train) else str(form_of(config.train))
     tags = (
         provenance()
-        | ready.hashes
+        | (ready.survey.tags() if ready.survey else {})
         | {
             "command": redact(end_hook.hidden(command)),
             "sampler": json.dumps(config.sampler.model_dump() | {"seed": config.seed}),
@@ -233,16 +268,21 @@ def _sweep_started(config: SweepConfig, command: str, ready: Readiness) -> Event
     return Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": tags, "config": config.tree()})
 
 
-def _warn_of_other_versions(log: EventLog, tags: Mapping[str, str]) -> None:
+def _warn_of_other_versions(before: Mapping[str, str], tags: Mapping[str, str]) -> None:
     """A sweep goes on with other versions of its libraries, but its numbers may not be the same to the last bit."""
-    before: Mapping[str, str] = {}
-    for event, _ in log.read():
-        if event.kind is EventKind.SWEEP_STARTED:
-            before = event.data["tags"]
     versions = [key for key in tags if key.startswith("version.") and before.get(key, tags[key]) != tags[key]]
     if versions:
         changes = ", ".join(f"{key.removeprefix('version.')} {before[key]} -> {tags[key]}" for key in versions)
         logger.warning("goes on with other versions than before, numbers may differ in their last digits: %s", changes)
+
+
+def _tags_before(log: EventLog) -> Mapping[str, str]:
+    """What was noted when the sweep was last begun; of each tag the last, as a call that trains nothing knows few."""
+    before: dict[str, str] = {}
+    for event, _ in log.read():
+        if event.kind is EventKind.SWEEP_STARTED:
+            before |= event.data["tags"]
+    return before
 
 
 def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:

@@ -17,6 +17,7 @@ from sweep.driver.rerun_executor import run_jobs
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.storage.sweep_folder import REPORT_FILE
 from trainer.data.face_table import require_split
+from trainer.data.survey import trained_on
 from trainer.errors import ConfigError
 from trainer.run_folder import BEST, FACES_FILE
 
@@ -60,6 +61,7 @@ class Verification:
         """The trial on train + val; then, and noted before that, the test split is read."""
         jobs = final_jobs(self._sweep, self._trial, count)
         require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
+        trained_on(jobs[0].config.data, "test")
         self._train(jobs, BEST)
         reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
         self._log.append(Event(EventKind.TEST_READ, None, reading))
@@ -69,7 +71,7 @@ class Verification:
         waiting = [job for job in jobs if not is_done(job, self._sweep, needed)]
         if len(waiting) < len(jobs):
             self._say(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already")
-        failures = run_jobs(self._sweep.config, waiting, self._log, self._say) if waiting else {}
+        failures = run_jobs(self._sweep, waiting, self._log, self._say) if waiting else {}
         if failures:
             raise RerunError("; ".join(f"{run}: {reason}" for run, reason in failures.items()))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from sweep.core.config import SweepConfig
 from sweep.execution.resources import fitting
@@ -18,6 +19,9 @@ from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, ModelError
 from trainer.forms import FormSpeeds, epoch_pictures, form_of
+
+if TYPE_CHECKING:
+    from trainer.data.survey import Survey
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +34,26 @@ class Readiness:
     """What is known of the machines that train.
 
     Attributes:
-        hashes: of the faces by name.
-        faces: how many there are to train and to validate on.
+        survey: of the faces to train and to validate on.
         speeds: of each machine by its name.
     """
 
-    hashes: dict[str, str] = field(default_factory=dict)
-    faces: tuple[int, int] = (0, 0)
+    survey: Survey | None = None
     speeds: dict[str, FormSpeeds] = field(default_factory=dict)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the faces by name."""
+        return self.survey.hashes if self.survey else {}
 
     def epoch_seconds(self, config: TrainConfig) -> float | None:
         """How long an epoch will take, from the speeds of the network alone; None where these are not measured."""
+        if self.survey is None:
+            return None
         known = [speeds.rates.get(form_of(config)) for speeds in self.speeds.values() if speeds.measured]
         rates = [rate for rate in known if rate]
-        return _LOAD * epoch_pictures(config, *self.faces) / fmean(rates) if rates and all(self.faces) else None
+        faces = (self.survey.splits[name].faces for name in ("train", "val"))
+        return _LOAD * epoch_pictures(config, *faces) / fmean(rates) if rates else None
 
 
 @dataclass(frozen=True)
@@ -85,15 +95,15 @@ def prepare_faces(config: TrainConfig) -> Readiness:
     Raises:
         DataError, ModelError: faces or weights are missing or faulty.
     """
-    from trainer.data.crop_cache import load_split
+    from trainer.data.crop_cache import load_splits
+    from trainer.data.survey import survey
 
-    training, validation = (load_split(config.data, split) for split in ("train", "val"))
-    hashes = {"data.hash.train": training.fingerprint(), "data.hash.val": validation.fingerprint()}
+    found = survey(config.data, load_splits(config))
     if config.model.pretrained != "none":
         from trainer.model import build_model
 
         build_model(config)
-    return Readiness(hashes, (len(training), len(validation)))
+    return Readiness(found)
 
 
 def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:

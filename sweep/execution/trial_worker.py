@@ -7,8 +7,8 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -21,12 +21,16 @@ from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, ConfigError, DataError, DiskFullError, ModelError, NonFiniteError
 from trainer.runtime.disk import writing
 
+if TYPE_CHECKING:
+    from trainer.data.crops import CropSplit
+    from trainer.data.face_table import Split
+
 logger = logging.getLogger(__name__)
 
 
 # Keys of what a worker reports to the driver
 TRIAL, EPOCH, METRICS, ENDED, REASON = "trial", "epoch", "metrics", "ended", "reason"
-TIMEOUT, PAUSES, SAVED = "timeout", "pauses", "saved"  # of what it is given, besides TRIAL
+TIMEOUT, PAUSES, SAVED, FACES = "timeout", "pauses", "saved", "faces"  # of what it is given, besides TRIAL
 DONE, DIVERGED, FAILED, DISK_FULL = "done", "diverged", "failed", "disk full"
 
 
@@ -40,7 +44,8 @@ def run_trial(
 
     Args:
         assignment: {"trial": number, "config": tree of the TrainConfig, "timeout": seconds without a report, or None,
-            "pauses": epochs after which it may be paused, "saved": whether a checkpoint must be there}.
+            "pauses": epochs after which it may be paused, "saved": whether a checkpoint must be there,
+            "faces": the hash that the faces of a split must have, by its name}.
         storage: where the trial's files go if the machines share no disk.
         resources: of the workers that train it together, where these are several; else it is trained in this process.
     """
@@ -80,6 +85,7 @@ def _train(
     """The part of one process; of several, only the `first` one touches the trial's folder."""
     _import_trainer()
     from trainer import engine
+    from trainer.data.survey import require_faces
     from trainer.runtime.process import release_memory
 
     release_memory()  # of the trial before; not at its end, where the frames of a stopped trial still hold its network
@@ -92,11 +98,19 @@ def _train(
         tell({TRIAL: number, EPOCH: result.epoch, METRICS: metrics})
         place.rest()
 
+    def inspect(crops: Mapping[Split, CropSplit]) -> None:
+        try:
+            require_faces(place.config, crops, assignment[FACES])
+        except DataError as error:
+            raise DataError(f"machine {ray.util.get_node_ip_address()}: {error}") from None
+
     def train() -> None:
         begun = assignment[SAVED] or place.last.exists()
         pauses = frozenset(assignment[PAUSES])
         last = place.last if begun else None
-        engine.train(place.config, report=report, progress=teller.note, resume_from=last, save_after=pauses)
+        engine.train(
+            place.config, report=report, progress=teller.note, inspect=inspect, resume_from=last, save_after=pauses
+        )
 
     try:
         with writing(place.folder), place, Teller(number) as teller:

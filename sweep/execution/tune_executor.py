@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ from sweep.core.trial import Assignment, State
 from sweep.execution import trial_worker
 from sweep.storage.remote_files import CREDENTIALS, Storage
 from sweep.storage.sweep_folder import HUNG_FILE
+from trainer.data.face_table import Split
 from trainer.errors import DiskFullError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,12 @@ class Work(Protocol):
 
 
 def execute(
-    config: SweepConfig, ledger: Work, slots: Callable[[], int], stop: StopRequest, storage: Storage | None = None
+    config: SweepConfig,
+    ledger: Work,
+    slots: Callable[[], int],
+    stop: StopRequest,
+    storage: Storage | None = None,
+    faces: Mapping[Split, str] | None = None,
 ) -> None:
     """Runs trials until the ledger has no more, or until asked to stop; raises what made it stop early.
 
@@ -83,6 +89,7 @@ def execute(
         slots: how many fit at once, now.
         stop: the request to stop.
         storage: where trials keep their files; None: in the sweep's folder.
+        faces: the hash that the faces of a split must have on every machine, by its name.
     """
     deadline = time.monotonic() + config.hours * 3600 if config.hours else None
     for stale in config.folder.glob("ray-*"):  # of a driver that was killed
@@ -97,7 +104,7 @@ def execute(
         tune.Tuner(
             tune.with_resources(run_trial, asked),
             tune_config=tune.TuneConfig(
-                search_alg=_Suggestions(ledger, slots, stop, config),
+                search_alg=_Suggestions(ledger, slots, stop, config, faces or {}),
                 scheduler=_Decisions(ledger, stop),
                 num_samples=-1,
                 reuse_actors=True,
@@ -147,8 +154,16 @@ def _guarded(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class _Suggestions(_OfThisProcess, Searcher):
     """Hands the ledger's trials to Ray, never more than fit, so that each is suggested when it can start."""
 
-    def __init__(self, ledger: Work, slots: Callable[[], int], stop: StopRequest, config: SweepConfig) -> None:
+    def __init__(
+        self,
+        ledger: Work,
+        slots: Callable[[], int],
+        stop: StopRequest,
+        config: SweepConfig,
+        faces: Mapping[Split, str],
+    ) -> None:
         super().__init__(metric=None, mode=None)
+        self._faces = faces
         self._ledger, self._slots, self._stop, self._config = ledger, slots, stop, config
 
     @_guarded(None)
@@ -162,6 +177,7 @@ class _Suggestions(_OfThisProcess, Searcher):
             trial_worker.TRIAL: assignment.number,
             trial_worker.PAUSES: list(assignment.pauses),
             trial_worker.SAVED: assignment.saved,
+            trial_worker.FACES: dict(self._faces),
             "config": assignment.config.tree(),
             trial_worker.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
         }

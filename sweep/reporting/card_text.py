@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sweep.analysis.findings import repeat_text, seeds_text
+from sweep.analysis.findings import faces_text, repeat_text, seeds_text
 from sweep.analysis.sweep_result import Sweep
 from sweep.core.formatting import format_params
 from trainer.config import TrainConfig
@@ -138,6 +138,7 @@ def _final(final: Mapping[str, Any], readings: int) -> str:
         f"each: {each}), {rate_label(failures)} {percent(final[failures])} %, {rate_label(area)} {final[area]:.4f}. "
         f"The checkpoint is that of the first seed.{again}"
     )
+    text += "".join(f"\n\n**{line[0].upper()}{line[1:]}.**" for line in faces_text(final))
     tables = []
     if final["subsets"]:
         rows = [

@@ -144,13 +144,13 @@ class Checked:
     def _left_out(self, written: int, place: str | None) -> int | None:
         """Faces left out where bad ones may be; none of them without a word. None: the file as a whole is refused."""
         try:
-            faces = read_split(self.config.model_copy(update={"skip_bad": True}), "train")
+            faces = read_split(self.config.model_copy(update={"skip_bad": True, "skip_at_most": 1.0}), "train")
         except DataError as error:
             self._assert_clear(str(error), None)
             return None
         assert len(faces) + len(faces.skipped) == written
         for message in faces.skipped:
-            self._assert_clear(message, place)
+            self._assert_clear(str(message), place)
         return len(faces.skipped)
 
     def _assert_clear(self, message: str, place: str | None) -> None:

@@ -8,6 +8,7 @@ import resource
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ HEIGHT, WIDTH = 48, 64
 DAMAGED = 40  # of each kind of file, cut short and with bytes changed
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
 PICTURE = np.stack([X * 4, Y * 5, (X * Y) % 256], axis=-1).astype(np.uint8)
+SKIP: dict[str, Any] = {"skip_bad": True, "skip_at_most": 1.0}
 POINTS = np.random.default_rng(5).random((68, 2)) * [40, 30] + 8
 
 
@@ -219,19 +221,17 @@ def write_list(root: Path, paths: list[Path]) -> DataConfig:
         path.with_suffix(".pts").write_text(f"n_points: 68\n{{\n{body}\n}}\n")
     (root / "train.txt").write_text("\n".join(map(str, paths)))
     cache = str(root / "cache")
-    return DataConfig(kind="w300", root=str(root), val_list="train.txt", image_size=32, cache_dir=cache, skip_bad=True)
+    return DataConfig(kind="w300", root=str(root), val_list="train.txt", image_size=32, cache_dir=cache, **SKIP)
 
 
 def test_the_crop_cache_keeps_or_names_every_face(zoo: list[Path], tmp_path: Path) -> None:
     config = write_list(tmp_path / "data", zoo)
     split = load_split(config, "train")
     assert len(split) + len(split.skipped) == len(zoo)
-    for message in split.skipped:
-        assert message.startswith(f"{tmp_path / 'data/train.txt'}:")
-    places = [int(text.removeprefix(f"{tmp_path / 'data/train.txt'}:").split(":")[0]) for text in split.skipped]
+    places = [int(fault.origin.removeprefix(f"{tmp_path / 'data/train.txt'}:")) for fault in split.skipped]
     kept = [int(origin.rsplit(":", 1)[-1]) for origin in split.origins]
     assert sorted(places + kept) == list(range(1, len(zoo) + 1))
-    assert all(str(zoo[place - 1]) in text for place, text in zip(places, split.skipped, strict=True))
+    assert all(str(zoo[place - 1]) in fault.reason for place, fault in zip(places, split.skipped, strict=True))
     box = np.array([*POINTS.min(0), *POINTS.max(0)]).round(3)
     canvas = split.images.shape[1]
     assert split.images.dtype == np.uint8
@@ -246,7 +246,9 @@ def test_the_crop_cache_keeps_or_names_every_face(zoo: list[Path], tmp_path: Pat
 def test_the_first_bad_picture_stops_a_build_by_name_and_leaves_no_cache(zoo: list[Path], tmp_path: Path) -> None:
     good = [path for path in zoo if path.name.startswith("whole")]
     for number, bad in enumerate(path for path in zoo if path.name.startswith("none")):
-        config = write_list(tmp_path / str(number), [*good, bad]).model_copy(update={"skip_bad": False})
+        config = write_list(tmp_path / str(number), [*good, bad]).model_copy(
+            update={"skip_bad": False, "skip_at_most": 0.05}
+        )
         with pytest.raises(DataError) as error:
             load_split(config, "train")
         assert str(error.value).startswith(f"{tmp_path / str(number) / 'train.txt'}:{len(good) + 1}: {bad}: ")

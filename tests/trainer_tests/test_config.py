@@ -43,6 +43,8 @@ KNOBS: dict[str, tuple[dict[str, Any], Any]] = {
     "data.test_faces": ({}, 5),
     "data.synthetic_seed": ({}, 1),
     "data.skip_bad": (WFLW, True),
+    "data.skip_at_most": ({**WFLW, "data.skip_bad": True}, 0.1),
+    "data.allow_overlap": (WFLW, True),
     "data.placeholders": (WFLW, "missing"),
     "data.nme_norm": ({}, "box"),
     "data.nme_threshold": ({}, 0.08),

@@ -9,6 +9,7 @@ import torch
 
 from trainer import engine
 from trainer.config import TrainConfig
+from trainer.data.crop_cache import load_split
 from trainer.forms import form_of
 from trainer.inference import load_trained
 from trainer.runtime.process import release_memory
@@ -26,7 +27,7 @@ def test_a_run_takes_what_the_card_has_in_hardware_and_its_weights_are_good_else
     expected = "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
     assert form_of(written).precision == expected
     config, model = load_trained(result.folder, {"run.device": "cpu", "run.precision": "float32"})
-    evaluation = engine.evaluate(model, engine.load_split(config.data, "val"), config)
+    evaluation = engine.evaluate(model, load_split(config.data, "val"), config)
     assert evaluation.summary()["nme"] == pytest.approx(result.best_nme, rel=0.05)
 
 

@@ -33,7 +33,9 @@ from trainer.coords import crop_matrix, invert, transform
 from trainer.cores import available_cores
 from trainer.data.crops import CropSplit, canvas_size
 from trainer.data.face_table import Split, draw, read_split, synthetic_indices
-from trainer.data.images import crop_face, read_picture
+from trainer.data.faults import Fault, require_few
+from trainer.data.groups import Group
+from trainer.data.images import crop_face, decode_picture, read_bytes
 from trainer.data.readers import is_dir
 from trainer.errors import DataError
 from trainer.landmarks import BOX
@@ -42,12 +44,14 @@ from trainer.runtime.disk import full_disk, is_full
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.config import DataConfig
+    from trainer.config import DataConfig, TrainConfig
     from trainer.landmarks import Norm
 
 _LOG = logging.getLogger(__name__)
-_FORMAT: Final = 1  # raise when the same inputs would give other crops
+_FORMAT: Final = 2  # raise when the same inputs would give other crops
 _CHUNK: Final = 64  # pictures in flight, so that a slow disk does not fill the memory
+_MOST_OUTSIDE: Final = 0.5  # share of a face's landmarks that may lie outside of its crop, or of the picture
+_LEAST_EXTENT: Final = 0.15  # of the crop's side that the landmarks must span
 
 
 class _Sample(NamedTuple):
@@ -55,6 +59,7 @@ class _Sample(NamedTuple):
     landmarks: NDArray[np.float64]
     box: NDArray[np.float64]
     attributes: NDArray[np.bool_] | None
+    mark: bytes  # a digest of all that the face is
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,23 @@ class _Source:
 
     pictures: tuple[str, ...]
     origins: tuple[str, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[Fault, ...]
+    groups: tuple[Group, ...]
     identity: tuple[Any, ...]
     fetch: Callable[[int], _Sample]
+
+
+def load_splits(config: TrainConfig) -> dict[Split, CropSplit]:
+    """The crops of the faces that a run trains on, and of those that it validates on, where it does.
+
+    Raises:
+        DataError: as `load_split`, or too few faces for a batch.
+    """
+    training = load_split(config.data, config.data.train_on)
+    if not config.fits_batch_norm(len(training)):
+        raise DataError(f"{training.origins[0]}: is the only face to train on; batch norm needs two, or 64 pixels")
+    crops: dict[Split, CropSplit] = {config.data.train_on: training}
+    return crops if config.data.train_on == "train+val" else {**crops, "val": load_split(config.data, "val")}
 
 
 def load_split(config: DataConfig, split: Split) -> CropSplit:
@@ -74,8 +93,9 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
     Any number of processes may ask at once: one builds, the others wait.
 
     Raises:
-        DataError: a fault of the annotations (see `read_split`), a picture that cannot be used (left out under
-            data.skip_bad), no face left, or a cache folder that is full, cannot be written to or is damaged.
+        DataError: a fault of the annotations (see `read_split`), a picture or crop that cannot be used (under
+            data.skip_bad, too many of them), no face left, or a cache folder that cannot be written to or is damaged.
+        DiskFullError: there is no room for the crops.
     """
     source = _synthetic_source(config, split) if config.kind == "synthetic" else _file_source(config, split)
     try:
@@ -94,18 +114,23 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
                 raise full_disk(folder, len(source.pictures) * canvas_size(config) ** 2 * 3) from error
             message = f"data.cache_dir: {config.cache_folder} cannot be written to ({error})"
             raise DataError(message) from error
-    return _open(config, source, folder)
+    crops, faults = _open(config, source, folder)
+    require_few(faults, len(source.pictures), config.skip_at_most, f"data.{split} pictures")
+    return crops
 
 
 def _synthetic_source(config: DataConfig, split: Split) -> _Source:
     indices = synthetic_indices(config, split)
     names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
+    painter = _painter()
 
     def fetch(row: int) -> _Sample:
         face = draw(config, indices[row])
-        return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes)
+        mark = _digest(names[row].encode(), painter.encode())
+        return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes, mark)
 
-    return _Source(names, names, (), (config.synthetic_seed, list(indices), _painter()), fetch)
+    groups = tuple(Group("picture", name) for name in names)
+    return _Source(names, names, (), groups, (config.synthetic_seed, list(indices), painter), fetch)
 
 
 def _painter() -> str:
@@ -129,10 +154,35 @@ def _file_source(config: DataConfig, split: Split) -> _Source:
         labels.update(faces.attributes.tobytes())
 
     def fetch(row: int) -> _Sample:
+        path, landmarks, box = faces.pictures[row], faces.landmarks[row], faces.boxes[row]
         attributes = None if faces.attributes is None else faces.attributes[row]
-        return _Sample(read_picture(faces.pictures[row]), faces.landmarks[row], faces.boxes[row], attributes)
+        data = read_bytes(path)
+        picture = decode_picture(data, path)
+        _check_size(picture, faces.sizes[row], path)
+        name = "/".join(Path(path).parts[-2:])
+        labels = [table.tobytes() for table in (landmarks, box, attributes) if table is not None]
+        return _Sample(picture, landmarks, box, attributes, _digest(name.encode(), *labels, data))
 
-    return _Source(faces.pictures, faces.origins, faces.skipped, (files, labels.hexdigest()), fetch)
+    identity = (files, labels.hexdigest(), faces.sizes)
+    return _Source(faces.pictures, faces.origins, faces.skipped, faces.groups, identity, fetch)
+
+
+def _check_size(picture: NDArray[np.uint8], listed: tuple[int, int] | None, path: str) -> None:
+    """Raises DataError where a list says another size: its landmarks would be in pixels of another picture."""
+    height, width = picture.shape[:2]
+    if listed in (None, (width, height)):
+        return
+    turned = ", perhaps turned by its EXIF orientation" if listed == (height, width) else ""
+    raise DataError(f"{path}: is {width} x {height} pixels, but its list says {listed[0]} x {listed[1]}{turned}")
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Of several parts, whose lengths count, too."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.digest()
 
 
 def _key(config: DataConfig, source: _Source) -> str:
@@ -191,13 +241,13 @@ def _write_header(file: BinaryIO, count: int, canvas: int) -> None:
 def _write_crops(file: BinaryIO, config: DataConfig, source: _Source) -> dict[str, NDArray[Any]]:
     """Appends the crops in the order of the faces and returns the table of labels of those that are kept."""
     rows: list[dict[str, Any]] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for row, result in enumerate(_cropped(config, source)):
         if isinstance(result, DataError):
-            message = f"{source.origins[row]}: {result}"
+            fault = Fault(source.origins[row], str(result))
             if not config.skip_bad:
-                raise DataError(message) from result
-            faults.append(message)
+                raise DataError(str(fault)) from result
+            faults.append(fault)
             continue
         crop, sample = result
         file.write(crop.tobytes())
@@ -205,7 +255,7 @@ def _write_crops(file: BinaryIO, config: DataConfig, source: _Source) -> dict[st
     if not rows:
         raise DataError(f"no face is left, all {len(faults)} are faulty, such as {faults[0]}")
     table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return {**table, "faults": np.array(faults, dtype=np.str_)}
+    return {**table, "faults": np.array(faults, dtype=np.str_).reshape(-1, 2)}
 
 
 def _cropped(config: DataConfig, source: _Source) -> Iterator[tuple[NDArray[np.uint8], _Sample] | DataError]:
@@ -220,6 +270,7 @@ def _cropped(config: DataConfig, source: _Source) -> Iterator[tuple[NDArray[np.u
             if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
                 what = f"box {x0:g} {y0:g} {x1:g} {y1:g} lies outside of the picture's {width} x {height} pixels"
                 raise DataError(f"{source.pictures[row]}: {what}")
+            _check_fit(sample, config)
         except DataError as error:
             return error
         crop, _ = crop_face(sample.image, sample.box, box_scale=config.box_scale, size=size, canvas=canvas)
@@ -231,6 +282,29 @@ def _cropped(config: DataConfig, source: _Source) -> Iterator[tuple[NDArray[np.u
             yield from pool.map(work, rows[start : start + _CHUNK])
 
 
+def _check_fit(sample: _Sample, config: DataConfig) -> None:
+    """Raises DataError where box and landmarks cannot belong together, or landmarks and picture."""
+    points = sample.landmarks[np.isfinite(sample.landmarks).all(axis=1)]
+    size = config.image_size
+    inside = transform(points, crop_matrix(sample.box, config.box_scale, size))
+    height, width = sample.image.shape[:2]
+    x0, y0, x1, y1 = sample.box
+    box = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
+    if (share := _outside(points, width, height)) > _MOST_OUTSIDE:
+        raise DataError(f"{share:.0%} of its landmarks lie outside of the picture's {width} x {height} pixels")
+    if (share := _outside(inside, size, size)) > _MOST_OUTSIDE:
+        raise DataError(
+            f"{share:.0%} of its landmarks lie outside of its crop, {box} enlarged {config.box_scale:g} times"
+        )
+    if (extent := float(np.ptp(inside, axis=0).max()) / size) < _LEAST_EXTENT:
+        raise DataError(f"its landmarks span {extent:.0%} of its crop, {box} is far larger than the face")
+
+
+def _outside(points: NDArray[np.float64], width: int, height: int) -> float:
+    """Share of points (K, 2) beyond the borders of a picture."""
+    return float(((points < -0.5) | (points > np.array([width, height]) - 0.5)).any(axis=1).mean())
+
+
 def _labels(config: DataConfig, sample: _Sample) -> dict[str, Any]:
     matrix = crop_matrix(sample.box, config.box_scale, config.image_size)
     landmarks = transform(sample.landmarks, matrix)
@@ -239,6 +313,7 @@ def _labels(config: DataConfig, sample: _Sample) -> dict[str, Any]:
         "visible": np.isfinite(landmarks).all(axis=1),
         "norms": np.float32(_norm(config.norm, landmarks, sample.box, matrix)),
         "to_picture": invert(matrix),
+        "marks": np.frombuffer(sample.mark, np.uint8),
     }
     return labels if sample.attributes is None else {**labels, "attributes": sample.attributes}
 
@@ -249,7 +324,8 @@ def _norm(norm: Norm, landmarks: NDArray[np.float64], box: NDArray[np.float64], 
     return float(metrics.norms(landmarks[None], norm)[0])
 
 
-def _open(config: DataConfig, source: _Source, folder: Path) -> CropSplit:
+def _open(config: DataConfig, source: _Source, folder: Path) -> tuple[CropSplit, tuple[Fault, ...]]:
+    """The crops of a folder, and the faults of those that are not there."""
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")
         with open(folder / "table.npz", "rb") as file, np.load(file) as stored:
@@ -258,13 +334,15 @@ def _open(config: DataConfig, source: _Source, folder: Path) -> CropSplit:
             raise ValueError(f"{len(images)} crops, {len(table['kept'])} labels")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder}: is damaged, delete this folder to have it built again ({error})") from error
-    kept, faults = table.pop("kept").tolist(), tuple(table.pop("faults").tolist())
-    return CropSplit(
+    kept, faults = table.pop("kept").tolist(), tuple(Fault(*fault) for fault in table.pop("faults").tolist())
+    crops = CropSplit(
         images=images,
         attributes=table.pop("attributes", None),
         pictures=tuple(source.pictures[row] for row in kept),
         origins=tuple(source.origins[row] for row in kept),
         skipped=source.skipped + faults,
+        groups=tuple(source.groups[row] for row in kept),
         size=config.image_size,
         **table,
     )
+    return crops, faults

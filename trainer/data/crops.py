@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.config import DataConfig
+    from trainer.data.faults import Fault
+    from trainer.data.groups import Group
+
+HASH_VERSION: Final = "v2-"  # hashes of other versions say nothing about whether faces are the same
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class CropSplit:
         to_picture: (N, 2, 3) affine maps from pixels of the central square back to picture pixels.
         pictures: path of each face's picture, or 'synthetic:SEED:INDEX'.
         origins: where each face is listed, for messages.
-        skipped: messages of the faces left out under data.skip_bad.
+        skipped: the faces left out under data.skip_bad.
+        groups: what each face belongs to.
+        marks: (N, 16) uint8, digests of all that a face is: names, labels and the bytes of its picture.
         size: S.
     """
 
@@ -43,20 +48,18 @@ class CropSplit:
     to_picture: NDArray[np.float64]
     pictures: tuple[str, ...]
     origins: tuple[str, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[Fault, ...]
+    groups: tuple[Group, ...]
+    marks: NDArray[np.uint8]
     size: int
 
     def __len__(self) -> int:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """Hash of the files' names and the annotations, the same wherever the data set lies."""
-        digest = hashlib.sha256()
-        for name in self.pictures:
-            digest.update(f"{'/'.join(Path(name).parts[-2:])}\n".encode())
-        for table in (self.landmarks, self.visible, self.norms):
-            digest.update(np.ascontiguousarray(table).tobytes())
-        return digest.hexdigest()[:16]
+        """Hash of the files' names, the annotations and the pictures' bytes, the same wherever the data set lies and
+        however it is cropped; of version 2 (the first knew no pictures, and followed the crops)."""
+        return f"{HASH_VERSION}{hashlib.sha256(self.marks.tobytes()).hexdigest()[:16]}"
 
     @property
     def margin(self) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from trainer.data.faults import Fault, require_few
 from trainer.data.groups import Group, description, find_groups
 from trainer.data.readers import READERS, Face, is_dir, is_file
 from trainer.errors import DataError
@@ -66,7 +67,8 @@ class Faces:
         attributes: (N, 6) in the order of `trainer.landmarks.ATTRIBUTES`; None where the data set has none.
         groups: what each face belongs to, which a split must not cut.
         origins: where each face is listed, 'file:line', for messages.
-        skipped: messages of the faces left out under data.skip_bad.
+        skipped: the faces left out under data.skip_bad.
+        sizes: width and height of each picture as its list says, where it does.
     """
 
     layout: Layout
@@ -76,7 +78,8 @@ class Faces:
     attributes: NDArray[np.bool_] | None
     groups: tuple[Group, ...]
     origins: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Fault, ...] = ()
+    sizes: tuple[tuple[int, int] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -87,7 +90,7 @@ class Faces:
         return np.asarray(np.isfinite(self.landmarks).all(axis=2))
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> Faces:
-        """Returns the faces at `indices`, in that order; the messages of skipped faces stay."""
+        """Returns the faces at `indices`, in that order; skipped faces stay."""
         rows = [int(index) for index in indices]
         return Faces(
             self.layout,
@@ -98,6 +101,7 @@ class Faces:
             tuple(self.groups[row] for row in rows),
             tuple(self.origins[row] for row in rows),
             self.skipped,
+            tuple(self.sizes[row] for row in rows) if self.sizes else (),
         )
 
 
@@ -105,10 +109,11 @@ def read_split(config: DataConfig, split: Split) -> Faces:
     """Reads the faces of one split, in the order of their list.
 
     A limit such as data.train_faces keeps a random subset (data.split_seed). Where validation is cut from the training
-    list, messages of skipped faces belong to the training split.
+    list, skipped faces belong to the training split.
 
     Raises:
-        DataError: a missing file, a faulty face (unless data.skip_bad), no face left, or fewer than a limit asks for.
+        DataError: a missing file, a faulty face (or, under data.skip_bad, too many of them), no face left, or fewer
+            than a limit asks for.
     """
     if config.kind == "synthetic":
         return _read_synthetic(config, split)
@@ -158,6 +163,7 @@ def _joined(first: Faces, second: Faces) -> Faces:
         first.groups + second.groups,
         first.origins + second.origins,
         first.skipped + second.skipped,
+        first.sizes + second.sizes,
     )
 
 
@@ -206,7 +212,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
     layout = config.landmarks
     faces: list[Face] = []
     origins: list[str] = []
-    skipped: list[str] = []
+    skipped: list[Fault] = []
     for origin, parse in READERS[config.kind](_root(config), path, layout.count, config.placeholders):
         try:
             face = parse()
@@ -214,13 +220,14 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
         except ValueError as error:
             if not config.skip_bad:
                 raise DataError(f"{origin}: {error}") from None
-            skipped.append(f"{origin}: {error}")
+            skipped.append(Fault(origin, str(error)))
         else:
             faces.append(face)
             origins.append(origin)
     if not faces:
         left = f" but {len(skipped)} faulty ones, such as {skipped[0]}" if skipped else ""
         raise DataError(f"{path}: holds no face{left}")
+    require_few(skipped, len(faces) + len(skipped), config.skip_at_most, str(path))
     attributes = [face.attributes for face in faces if face.attributes is not None]
     pictures = tuple(face.picture for face in faces)
     return Faces(
@@ -232,7 +239,13 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
         find_groups(faces, config.group_by),
         tuple(origins),
         tuple(skipped),
+        tuple(_size(face) for face in faces),
     )
+
+
+def _size(face: Face) -> tuple[int, int] | None:
+    width, height = face.fields.get("width"), face.fields.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
 def _check(face: Face, norm: Norm) -> None:

@@ -23,22 +23,31 @@ _JPEG_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not FF00 (an F
 
 
 def read_picture(path: str | Path) -> NDArray[np.uint8]:
-    """Reads a picture as (H, W, 3) uint8 RGB; grey, alpha and 16 bits a channel are converted.
+    """Reads a picture as (H, W, 3) uint8 RGB; see `decode_picture`."""
+    return decode_picture(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Reads a picture's file; a DataError where there is none."""
+    path = Path(path)
+    try:
+        if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):  # reading one may never end
+            raise DataError(f"{path}: is no file")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def decode_picture(data: bytes, path: str | Path) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) uint8 RGB that a file's bytes hold; grey, alpha and 16 bits a channel are converted.
 
     EXIF orientation is applied, as `cv2.imread` and MMPose do by default: annotations are taken to be in pixels of the
     upright picture. (PIL and `IMREAD_UNCHANGED` do not turn it.)
 
     Raises:
-        DataError: missing, empty, not a picture, larger than 2^28 pixels, or cut short (JPEG and PNG: OpenCV would fill
-            the rest with grey in silence, or take long to refuse it).
+        DataError: names the path: empty, not a picture, larger than 2^28 pixels, or cut short (JPEG and PNG: OpenCV
+            would fill the rest with grey in silence, or take long to refuse it).
     """
-    path = Path(path)
-    try:
-        if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode):  # reading one may never end
-            raise DataError(f"{path}: is no file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if not data:
         raise DataError(f"{path}: is an empty file")
     if data.startswith(_PNG) and _too_large(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])):

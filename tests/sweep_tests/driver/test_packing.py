@@ -70,7 +70,8 @@ def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
     assert "timeout an epoch takes 2 s: raise timeout_minutes = 0.05" in text
     assert "2 trials at once with 1 thread: 200.0 images/s together, as configured" in text
     assert "1 trial at once with 2 threads: 250.0 images/s together (+25%; try --resources.cpus 2)" in text
-    assert "16 training and 4 validation faces" in text
+    assert "faces train 16 faces in 16 pictures; " in text
+    assert "val 4 faces in 4 pictures; " in text
     assert "answers" in text
     assert not (tmp_path / "out" / "demo").exists()  # nothing was started
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import threading
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from sweep.execution import trial_worker, trial_workspace
 from sweep.storage import sweep_folder
 from trainer import engine
 from trainer.config import TrainConfig
+from trainer.data.crop_cache import load_splits
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,7 @@ def assignment(folder: Path, number: int) -> dict[str, Any]:
         "config": TrainConfig().replace(changes).tree(),
         trial_worker.TIMEOUT: None,
         trial_worker.PAUSES: [],
+        trial_worker.FACES: {},
         trial_worker.SAVED: False,
     }
 
@@ -93,6 +96,25 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
     assert [result[trial_worker.TRIAL] for result in reported] == [0, 1, 1, 1]
     assert len(networks) == 2
     assert alive_at_start == [0, 0]
+
+
+def test_a_machine_with_other_faces_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that joins late, which nobody has asked before: the hash that it must find comes with the trial."""
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(trial_worker.tune, "report", reported.append)
+    given = assignment(tmp_path, 0)
+    crops = load_splits(TrainConfig.from_tree(given["config"]))
+    given[trial_worker.FACES] = {split: of.fingerprint() for split, of in crops.items()}
+    trial_worker.run_trial(given)
+    assert [result.get(trial_worker.ENDED) for result in reported] == [None, None, trial_worker.DONE]
+    reported.clear()
+    given = assignment(tmp_path, 1) | {trial_worker.FACES: {"val": "v2-0123456789abcdef"}}
+    trial_worker.run_trial(given)
+    (end,) = reported
+    assert end[trial_worker.ENDED] == trial_worker.FAILED
+    assert re.search(
+        r"DataError: machine \S+: the val faces here are not those .*not v2-0123456789abcdef", end[trial_worker.REASON]
+    )
 
 
 def test_a_trial_that_is_silent_for_long_leaves_its_stacks_behind(tmp_path):

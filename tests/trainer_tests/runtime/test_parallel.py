@@ -54,8 +54,13 @@ SAME: dict[str, dict[str, object]] = {  # what must come out the same
     "uneven": {"optim.batch_size": 5, "optim.accumulate": 2, "optim.ema_decay": 0.5, "optim.epochs": 2, **MOVED},
     "last pass alone": {"optim.accumulate": 2, "optim.clip_norm": 0.1, **MOVED},
     "regression": {"model.head": "regression", "loss.name": "smooth_l1", **MOVED},
-    "one face": {"optim.batch_size": 1, "data.train_faces": 2, "data.val_faces": 1},
-    "one face, device": {"optim.batch_size": 1, "data.train_faces": 2, "data.augment_on": "device"},
+    "one face": {"optim.batch_size": 1, "data.train_faces": 2, "data.val_faces": 1, "data.image_size": 64},
+    "one face, device": {
+        "optim.batch_size": 1,
+        "data.train_faces": 2,
+        "data.image_size": 64,
+        "data.augment_on": "device",
+    },
     "train+val": {"data.train_on": "train+val", "data.train_faces": 3, "optim.batch_size": 8},
 }
 WHOLE: dict[str, object] = {"optim.epochs": 2, "optim.ema_decay": 0.5}  # to be stopped after an epoch and gone on with
@@ -156,7 +161,7 @@ def faults(rank: int, root: Path) -> dict[str, Outcome]:
         found["full"] = run(configured(root, "faulty", {}))
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
-            patch.setattr(engine, "load_split", unreadable)
+            patch.setattr(engine, "load_splits", unreadable)
         found["data"] = run(configured(root, "faulty", {}))
     missing = root / "none.pt" if rank == 0 else None
     found["no checkpoint"] = run(configured(root, "faulty", {}), resume_from=missing)
