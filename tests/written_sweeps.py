@@ -180,8 +180,8 @@ def note(sweep: Sweep, *events: Event) -> Sweep:
     return load(sweep.folder)
 
 
-def final(seeds: Sequence[int] = (0, 1)) -> Event:
-    detail = {
+def final(seeds: Sequence[int] = (0, 1), **more: object) -> Event:
+    detail: dict[str, object] = {
         "trial": 0,
         "runs": [f"final-0000-{seed}" for seed in seeds],
         "seeds": list(seeds),
@@ -203,7 +203,7 @@ def final(seeds: Sequence[int] = (0, 1)) -> Event:
         "device": "cpu",
         "provenance": {"machine": "another machine"},
     }
-    return Event(EventKind.FINDING, None, {"about": "final", "metrics": {}, "detail": detail})
+    return Event(EventKind.FINDING, None, {"about": "final", "metrics": {}, "detail": detail | more})
 
 
 def read(reading: int) -> Event:

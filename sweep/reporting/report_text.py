@@ -10,6 +10,7 @@ from sweep.analysis.statistics import likely_difference
 from sweep.analysis.sweep_result import Sweep
 from sweep.core.formatting import format_params
 from sweep.core.trial import State
+from trainer.data.survey import NO_WARNING
 
 SURFACE = (
     "Colours: a surface through the trials that have an NME; further parameters stand at the winner's values. Stopped "
@@ -37,6 +38,8 @@ TOO_LITTLE = "There is too little to draw this: it takes more trials, ranges to 
 def evidence_lines(sweep: Sweep) -> list[str]:
     """What reruns have shown, and the seed noise beside the differences between trials."""
     found, lines = sweep.findings, list[str]()
+    if (warnings := sweep.tags.get("faces.warnings", NO_WARNING)) != NO_WARNING:
+        lines.append(f"Faces: {warnings}.")
     readings = sweep.test_readings
     counted = f"he test split was read {readings} time{'s' * (readings != 1)}"
     if "repeat" in found:

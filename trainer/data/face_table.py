@@ -236,7 +236,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
         np.stack([face.landmarks for face in faces]),
         np.stack([face.box for face in faces]),
         np.stack(attributes) if attributes else None,
-        find_groups(faces, config.group_by),
+        find_groups(faces, config.group_by, _root(config).absolute()),
         tuple(origins),
         tuple(skipped),
         tuple(_size(face) for face in faces),

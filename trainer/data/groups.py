@@ -31,12 +31,14 @@ class Group(NamedTuple):
     name: str
 
 
-def find_groups(faces: Sequence[Face], how: str) -> tuple[Group, ...]:
+def find_groups(faces: Sequence[Face], how: str, root: PurePath) -> tuple[Group, ...]:
     """The group of each face.
 
     Args:
         faces: of one list.
-        how: picture, folder, field:NAME, a regular expression whose first group names the group, or auto.
+        how: picture, folder, field:NAME, auto, or a regular expression whose first group names the group; it is looked
+            for in the path of the picture.
+        root: absolute, from which that path begins.
 
     Raises:
         DataError: a face that has no such field, or whose path does not fit the expression.
@@ -50,7 +52,7 @@ def find_groups(faces: Sequence[Face], how: str) -> tuple[Group, ...]:
         return tuple(_picture(path) for path in paths)
     if how == "auto":
         return _by_field(faces) or _by_person(paths) or _by_place(paths)
-    return tuple(Group("pattern", _matched(path, re.compile(how))) for path in paths)
+    return tuple(Group("pattern", _matched(path, re.compile(how), root)) for path in paths)
 
 
 def description(groups: Sequence[Group]) -> str:
@@ -71,10 +73,11 @@ def _field(face: Face, name: str) -> str:
     return str(face.fields[name])
 
 
-def _matched(path: PurePath, pattern: re.Pattern[str]) -> str:
-    if (match := pattern.search(path.as_posix())) is None:
-        raise DataError(f"data.group_by = {pattern.pattern!r}: does not fit {path}")
-    return str(match[1] if pattern.groups else match[0])
+def _matched(path: PurePath, pattern: re.Pattern[str], root: PurePath) -> str:
+    name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    if (match := pattern.search(name)) is None:
+        raise DataError(f"data.group_by = {pattern.pattern!r}: does not fit {name}")
+    return str(match[1])
 
 
 def _by_field(faces: Sequence[Face]) -> tuple[Group, ...] | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.data.crops import CropSplit
     from trainer.landmarks import Norm
 
+NO_WARNING: Final = "none"
 _MOST_OUTSIDE: Final = 0.005  # share of a split's landmarks that may lie outside of their crops without a word
 _LEAST_EXTENT: Final = 0.5  # of the crop's side that faces span in the median without a word
 
@@ -130,8 +131,7 @@ class Survey:
     def tags(self) -> dict[str, str]:
         """For MLflow and the event log: hashes, and the facts in words."""
         facts = {f"faces.{name}": facts.text() for name, facts in self.splits.items()}
-        warnings = {"faces.warnings": "; ".join(lines)} if (lines := self.warnings()) else {}
-        return self.hashes | facts | warnings
+        return self.hashes | facts | {"faces.warnings": "; ".join(self.warnings()) or NO_WARNING}
 
 
 def survey(config: DataConfig, splits: Mapping[Split, CropSplit]) -> Survey:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,29 +34,29 @@ class Twins:
 
 
 def shared_pictures(first: Iterable[str], second: Iterable[str]) -> Twins:
-    """Compares the pictures of two splits; only those of equal size are read."""
-    known = dict(_stats(first))
+    """Compares the pictures of two splits. Only those of equal size are read, and each once."""
+    known = _stats(first)
+    files = {(stat.st_dev, stat.st_ino) for stat in known.values()}
     sizes = defaultdict(list)
     for path, stat in known.items():
         sizes[stat.st_size].append(path)
-    files = {(stat.st_dev, stat.st_ino) for stat in known.values()}
+    contents: dict[int, dict[bytes, str]] = {}  # of the first split, by size and digest
     same, copies = [], []
-    for path, stat in _stats(second):
+    for path, stat in _stats(second).items():
+        size = stat.st_size
         if (stat.st_dev, stat.st_ino) in files:
             same.append(path)
-        elif stat.st_size in sizes and (twin := _twin(path, sizes[stat.st_size])):
-            copies.append((twin, path))
+        elif size in sizes:
+            if size not in contents:
+                contents[size] = {_digest(other): other for other in sizes[size]}
+            if (twin := contents[size].get(_digest(path))) is not None:
+                copies.append((twin, path))
     return Twins(tuple(same), tuple(copies))
 
 
-def _stats(paths: Iterable[str]) -> list[tuple[str, os.stat_result]]:
+def _stats(paths: Iterable[str]) -> dict[str, os.stat_result]:
     """Of every picture once; drawn ones are no files."""
-    return [(path, Path(path).stat()) for path in dict.fromkeys(paths) if not path.startswith("synthetic:")]
-
-
-def _twin(path: str, candidates: Sequence[str]) -> str | None:
-    digest = _digest(path)
-    return next((other for other in candidates if _digest(other) == digest), None)
+    return {path: Path(path).stat() for path in dict.fromkeys(paths) if not path.startswith("synthetic:")}
 
 
 def _digest(path: str) -> bytes:

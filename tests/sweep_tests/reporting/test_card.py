@@ -206,6 +206,14 @@ def finished(sweep) -> Sweep:
     return note(sweep, read(1), final())
 
 
+def test_test_faces_that_were_left_out_or_trained_on_stand_beside_the_number(finished, capsys):
+    overlap = "3 pictures are in the test split and in what was trained on (3 by name), such as a.jpg"
+    told = note(finished, final(skipped="2 (2 x is cut short)", overlap=overlap))
+    text = make(told, capsys)
+    assert "**Faulty test faces were left out: 2 (2 x is cut short).**" in text
+    assert f"**{overlap}: data.allow_overlap.**" in text
+
+
 def test_the_test_number_replaces_that_of_validation(finished, capsys):
     text = make(finished, capsys)
     assert row(text)["NME"] == "6.71 ± 0.13"

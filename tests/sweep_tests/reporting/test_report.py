@@ -426,6 +426,16 @@ def test_seed_noise_is_asked_for_until_it_is_measured(tmp_path):
     assert "Test: not read" in text
 
 
+def test_what_is_odd_about_the_faces_stands_beside_what_is_known_about_the_winner(tmp_path):
+    odd = "2 pictures are in both train and val (2 by name), such as a.jpg"
+    for name, warnings in (("odd", odd), ("plain", "none")):
+        started = {"name": name, "tags": {"faces.warnings": warnings}, "config": {}}
+        sweep = write_sweep(tmp_path, PLANE, TRIALS, more=[Event(EventKind.SWEEP_STARTED, None, started)], name=name)
+        text = page_of(sweep, tmp_path).sections["What is known about the winner"]
+        assert (f"Faces: {odd}." in text) == (name == "odd")
+        assert ("Faces:" in text) == (name == "odd")
+
+
 def test_trials_nearer_than_the_seed_noise_are_counted(tmp_path):
     std = 0.002  # t(0.975, 2) * sqrt(2) * 0.002 = 0.01217: trials 1 (+0.005) and 2 (+0.012), not 3 (+0.03)
     sweep = write_sweep(tmp_path, PLANE, TRIALS, more=[finding("seeds", compared(std))])

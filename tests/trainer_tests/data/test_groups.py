@@ -25,7 +25,7 @@ def faces(names: Sequence[str], fields: Sequence[dict[str, Any]] | None = None) 
 def together(names: Sequence[str], how: str = "auto", fields: Sequence[dict[str, Any]] | None = None) -> list[set[str]]:
     """The sets of names that stay together, largest first."""
     found: dict[Group, set[str]] = {}
-    for name, group in zip(names, find_groups(faces(names, fields), how), strict=True):
+    for name, group in zip(names, find_groups(faces(names, fields), how, Path("/data")), strict=True):
         found.setdefault(group, set()).add(name)
     return sorted(found.values(), key=lambda members: (-len(members), min(members)))
 
@@ -34,7 +34,7 @@ def test_frames_of_a_video_stay_together() -> None:
     """300-VW: a folder a video."""
     names = [f"{video}/{frame}" for video in ("001", "002") for frame in ("000001.jpg", "000002.jpg", "000003.jpg")]
     assert together(names) == [set(names[:3]), set(names[3:])]
-    assert description(find_groups(faces(names), "auto")) == "2 videos"
+    assert description(find_groups(faces(names), "auto", Path("/data"))) == "2 videos"
     assert len(together([f"a/frame_{n:03d}.png" for n in range(4)] + [f"b/frame_{n:03d}.png" for n in range(4)])) == 2
 
 
@@ -53,7 +53,7 @@ def test_crops_of_a_photograph_stay_together() -> None:
     names = ["afw/134212_1.jpg", "afw/134212_2.jpg", "ibug/image_003_1.jpg", "ibug/image_003_2.jpg"]
     names += ["lfpw/image_0001.png", "lfpw/image_0002.png"]
     assert together(names) == [set(names[:2]), set(names[2:4]), {names[4]}, {names[5]}]
-    assert description(find_groups(faces(names), "auto")) == "2 photographs, 2 pictures"
+    assert description(find_groups(faces(names), "auto", Path("/data"))) == "2 photographs, 2 pictures"
 
 
 @pytest.mark.parametrize("suffix", ["_mirror", "-mirrored", "_flip", "_flipped"])
@@ -80,13 +80,14 @@ def test_a_way_to_group_may_be_given() -> None:
     assert len(together(names, "picture")) == 3
     assert together(names, "folder") == [set(names[:2]), {names[2]}]
     assert together(names, r"_(\d+)") == [{names[0], names[2]}, {names[1]}]
+    assert together(names, r"^(\w)/") == [set(names[:2]), {names[2]}]  # of the path under data.root
     assert together(names, "field:site", [{"site": "a"}, {"site": "b"}, {"site": "b"}]) == [set(names[1:]), {names[0]}]
 
 
 def test_a_face_that_no_way_fits_is_named() -> None:
     with pytest.raises(DataError, match=r"data\.group_by = 'field:site': the entry of /data/b\.jpg has no site"):
         together(["a.jpg", "b.jpg"], "field:site", [{"site": 1}, {}])
-    with pytest.raises(DataError, match=r"does not fit /data/b\.jpg"):
+    with pytest.raises(DataError, match=r"does not fit b\.jpg"):
         together(["a1.jpg", "b.jpg"], r"a(\d)")
 
 
