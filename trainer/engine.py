@@ -22,7 +22,7 @@ from trainer.data.batches import Batch, batches_per_epoch, training_batches
 from trainer.data.crop_cache import load_splits
 from trainer.data.crops import CropSplit
 from trainer.data.face_table import Split
-from trainer.errors import NonFiniteError
+from trainer.errors import CheckpointError, NonFiniteError
 from trainer.evaluation import evaluate
 from trainer.form_speed import resolve
 from trainer.forms import epoch_pictures, form_of
@@ -76,6 +76,7 @@ class Run:
     average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of the loss, in float16 only
+    faces: dict[str, str] = field(default_factory=dict)  # hashes of what is trained and measured on, by split
     history: list[dict[str, float]] = field(default_factory=list)
     best_nme: float = math.inf
     best_epoch: int = 0
@@ -91,6 +92,7 @@ class Run:
         return scaler | {
             "identity": self.config.identity(),
             "config": self.config.tree(),
+            "faces": self.faces,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -164,7 +166,8 @@ def _train(
 ) -> TrainResult:
     training, validation = crops[config.data.train_on], crops.get("val")
     run = start_run(config)
-    if state := distributed.on_first(lambda: _load_state(config, resume_from)):
+    run.faces = {split: of.fingerprint() for split, of in crops.items()}
+    if state := distributed.on_first(lambda: _load_state(run, resume_from)):
         run.load_state_dict(state)
     distributed.on_first(lambda: run_folder.write_history(run.history, folder))
     for epoch, row in enumerate(run.history, 1):
@@ -181,8 +184,14 @@ def _train(
     return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
 
 
-def _load_state(config: TrainConfig, path: Path | None) -> dict[str, Any] | None:
-    return None if path is None else checkpoint.load(Path(path), config.identity())
+def _load_state(run: Run, path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    state = checkpoint.load(Path(path), run.config.identity())
+    if (before := state.get("faces", run.faces)) != run.faces:  # those of before 2026-11-29 do not tell
+        changed = ", ".join(f"{split} {before.get(split)} -> {now}" for split, now in run.faces.items())
+        raise CheckpointError(f"{path}: has begun on other faces, its numbers would not go together ({changed})")
+    return state
 
 
 def _load_splits(config: TrainConfig, inspect: Inspect) -> dict[Split, CropSplit]:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from face_files import write_faces
+from face_files import write_face, write_faces
 
 from trainer import checkpoint, engine, evaluate, predict, show, train, visualize
 from trainer.config import TrainConfig
@@ -181,6 +181,19 @@ def test_one_face_to_train_on_is_refused_by_its_line_before_batch_norm_fails(tmp
     ]
     assert train.main([*arguments, *small, "--run.output", str(tmp_path / "run")]) == 1
     assert "train.txt:1: is the only face to train on; batch norm needs two" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_faces(tmp_path / "set", [f"{number}.png" for number in range(8)])
+    arguments = ["--data.kind", "w300", "--data.root", str(root), "--data.val_list", "train.txt"]
+    small = ["--data.cache_dir", str(tmp_path), "--data.image_size", "32", "--model.backbone", "resnet18"]
+    run = str(tmp_path / "run")
+    quick = ["--optim.batch_size", "8", "--optim.epochs", "1", "--run.precision", "float32", "--run.output", run]
+    assert train.main([*arguments, *small, *quick]) == 0
+    assert train.main(["--resume", run]) == 0  # nothing is left to do
+    write_face(root, "3.png", 3, shift=0.5)
+    assert train.main(["--resume", run]) == 1
+    assert "has begun on other faces, its numbers would not go together (train v2-" in capsys.readouterr().err
 
 
 # --- evaluate
