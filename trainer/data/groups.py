@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MIRRORED: Final = re.compile(r"[_-](mirror(ed)?|flip(ped)?)$")
 _PERSON: Final = re.compile(r"[A-Za-z]+\d+_\d+")  # p093_09: person, then number
-_PHOTOGRAPH: Final = re.compile(r"((?:\d{4,}|image_\d+))_\d{1,2}")  # 134212_1 of AFW, image_003_1 of IBUG
+_PHOTOGRAPH: Final = re.compile(r"([A-Za-z]*(?:\d{4,}|image_\d+))_\d{1,2}")  # 134212_1 of AFW, image_003_1 of IBUG
 _FRAME: Final = re.compile(r"(?:frame[_-]?)?\d+")
 
 
@@ -89,9 +89,9 @@ def _by_field(faces: Sequence[Face]) -> tuple[Group, ...] | None:
 
 
 def _by_person(paths: Sequence[PurePath]) -> tuple[Group, ...] | None:
-    """By person where every name is like p093_09."""
+    """By person where every name is like p093_09, and none like that of a photograph."""
     stems = [_MIRRORED.sub("", path.stem) for path in paths]
-    if all(_PERSON.fullmatch(stem) for stem in stems):
+    if all(_PERSON.fullmatch(stem) and not _PHOTOGRAPH.fullmatch(stem) for stem in stems):
         return tuple(Group("person", stem.split("_")[0]) for stem in stems)
     return None
 
@@ -109,7 +109,7 @@ def _by_place(paths: Sequence[PurePath]) -> tuple[Group, ...]:
 
 def _photograph(path: PurePath) -> Group:
     match = _PHOTOGRAPH.fullmatch(_MIRRORED.sub("", path.stem))
-    return Group("photograph", str(path.parent / match[1])) if match else _picture(path)
+    return Group("photograph", match[1]) if match else _picture(path)
 
 
 def _picture(path: PurePath) -> Group:

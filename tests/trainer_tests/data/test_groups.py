@@ -54,6 +54,8 @@ def test_crops_of_a_photograph_stay_together() -> None:
     names += ["lfpw/image_0001.png", "lfpw/image_0002.png"]
     assert together(names) == [set(names[:2]), set(names[2:4]), {names[4]}, {names[5]}]
     assert description(find_groups(faces(names), "auto", Path("/data"))) == "2 photographs, 2 pictures"
+    flat = ["afw134212_1.jpg", "afw134212_2.jpg", "ibugimage_003_1.jpg", "ibugimage_003_2.jpg", "indoor_001.png"]
+    assert together(flat) == [set(flat[:2]), set(flat[2:4]), {flat[4]}]
 
 
 @pytest.mark.parametrize("suffix", ["_mirror", "-mirrored", "_flip", "_flipped"])
