@@ -114,7 +114,7 @@ class DataConfig(Section):
     )
     placeholders: Annotated[Placeholders, _JUDGES] = Field(
         "refuse",
-        description="landmarks at 0 0 or with both coordinates negative; merl_rav: -1 -1 is missing, -x -y covered",
+        description="landmarks with no coordinate above 0; merl_rav: -1 -1 is missing, -x -y covered at x y",
     )
     nme_norm: Annotated[Literal["inter_ocular", "inter_pupil", "box"] | None, _MEASURES] = Field(
         None, description="what divides the NME; null: that of the layout's tables (aflw19: box, else inter_ocular)"

@@ -5,6 +5,8 @@ Legend: N faces, K landmarks. NME is a fraction everywhere (0.05 = 5 %); NaN mar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +30,14 @@ def norms(target: Floats, norm: Norm) -> Floats:
     """
     if not norm.right:
         raise ValueError("landmarks do not tell the box: pass norm, sqrt(width * height) of each face's box")
-    ends = (target[:, list(side)].mean(axis=1) for side in (norm.right, norm.left))
-    return np.linalg.norm(np.subtract(*ends), axis=-1)
+    right, left = (_middle(target, side) for side in (norm.right, norm.left))
+    return np.linalg.norm(right - left, axis=-1)
+
+
+def _middle(points: Floats, of: Sequence[int]) -> Floats:
+    """Mean place (N, 2) of some landmarks."""
+    middle: Floats = points[:, of[0]] if len(of) == 1 else points[:, list(of)].mean(axis=1)
+    return middle
 
 
 def nme(

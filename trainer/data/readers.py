@@ -204,12 +204,12 @@ def _all_finite(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
 def _placed(points: NDArray[np.float64], placeholders: Placeholders) -> NDArray[np.float64]:
     """Points (K, 2) as they stand in a file -> with NaN for those that stand for no place.
 
-    Both coordinates negative, or both 0, is no place that an annotator clicks on, unlike one negative coordinate: that
-    is a landmark beyond the picture's border.
+    With no coordinate above 0 a point is no place that an annotator clicks on, unlike with one negative coordinate:
+    that is a landmark beyond the picture's border.
     """
     if placeholders == "merl_rav":
         points = _merl_rav(points)
-    empty = (points < 0).all(axis=1) | (points == 0).all(axis=1)  # NaN is neither
+    empty = np.asarray((points <= 0).all(axis=1))  # NaN is not
     if placeholders == "missing":
         points = np.where(empty[:, None], np.nan, points)
     elif placeholders != "keep" and empty.any():
@@ -322,4 +322,4 @@ def _array(annotation: dict[str, Any], key: str, *lengths: int) -> NDArray[np.fl
 
 
 def _landmark_box(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([np.nanmin(points, axis=0), np.nanmax(points, axis=0)])
+    return np.concatenate([np.fmin.reduce(points), np.fmax.reduce(points)])  # pass NaN over
