@@ -356,9 +356,9 @@ class TrainConfig(Section):
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
                 tree[section].pop(key)
-        defaults = TrainConfig().tree()
         for section, keys in _YOUNGER.items():
+            known = type(getattr(self, section)).model_fields
             for key in keys:
-                if tree[section][key] == defaults[section][key]:
+                if tree[section][key] == known[key].default:
                     tree[section].pop(key)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -58,6 +58,12 @@ def transform(points: NDArray[np.floating], matrix: NDArray[np.float64]) -> NDAr
     return moved
 
 
+def outside(points: NDArray[np.floating], width: int, height: int) -> NDArray[np.bool_]:
+    """Which points (..., 2) lie beyond the borders of a picture of so many pixels; NaN lies nowhere."""
+    beyond = (points < -0.5) | (points > np.array([width, height], points.dtype) - 0.5)
+    return np.asarray(beyond.any(axis=-1))
+
+
 def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inverse of an affine map (2, 3)."""
     inner = np.linalg.inv(matrix[:, :2])

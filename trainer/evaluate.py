@@ -82,7 +82,7 @@ def _table(found: dict[str, Any], split: str, norm: Norm) -> str:
     failures, area = rates_in(found)
     lines = [f"{'':14}{'faces':>7}{'NME':>9}{rate_label(failures):>9}{rate_label(area):>10}"]
     lines += [f"{n:14}{r['faces']:7d}{r['nme']:9.3%}{r[failures]:9.2%}{r[area]:10.4f}" for n, r in rows]
-    lines += ["", f"NME is divided by {norm.text} ({norm.name})", ""]
+    lines += ["", f"NME is divided by {norm}", ""]
     lines += [*(f"  {part:12}{'':7}{value:9.3%}" for part, value in found["parts"].items())]
     return "\n".join(lines)
 

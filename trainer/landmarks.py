@@ -27,6 +27,9 @@ class Norm:
     right: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.text} ({self.name})"
+
 
 def _inter_ocular(right: int, left: int) -> Norm:
     return Norm("inter_ocular", "the distance of the outer eye corners", (right,), (left,))

@@ -26,6 +26,7 @@ from trainer.run_folder import FACES_FILE, LAST
 if TYPE_CHECKING:
     from trainer.data.crops import CropSplit
     from trainer.data.face_table import Split
+    from trainer.data.twins import Twins
 
 REPEAT, SEEDS, FINAL = "repeat", "seeds", "final"  # what findings are about
 _OF_CLOCKS = ("images_per_second", "epoch_seconds", "memory_gb")  # differ, of course
@@ -155,18 +156,21 @@ def seeds_text(detail: Mapping[str, Any]) -> str:
     )
 
 
-def read_test(jobs: Sequence[Job]) -> Finding:
+def read_test(jobs: Sequence[Job], overlap: Twins | None) -> Finding:
     """Measures final networks on the test split: the one place in a sweep that reads it.
+
+    Args:
+        jobs: the networks, trained.
+        overlap: pictures of the test split that they were trained on, as far as that is known.
 
     Raises:
         DataError, CheckpointError: as the trainer does.
     """
     from trainer.data.crop_cache import load_split
-    from trainer.data.survey import trained_on
+    from trainer.data.survey import IN_TEST
     from trainer.evaluation import evaluate
     from trainer.inference import load_trained
 
-    overlap = trained_on(jobs[0].config.data, "test")
     reports, errors = [], []
     for job in jobs:
         config, model = load_trained(job.folder)
@@ -192,7 +196,7 @@ def read_test(jobs: Sequence[Job]) -> Finding:
         "parts": {part: float(np.mean([r["parts"][part] for r in reports])) for part in reports[0]["parts"]},
         "config_hash": jobs[0].config.identity(),
         "data_hash": split.fingerprint(),
-        "overlap": overlap.text("in the test split and in what was trained on") if overlap else None,
+        "overlap": overlap.text(IN_TEST) if overlap else None,
         "skipped": f"{len(split.skipped)} ({fault_reasons(split.skipped)})" if split.skipped else None,
         "threads": config.run.threads,
         "device": device,

@@ -61,11 +61,11 @@ class Verification:
         """The trial on train + val; then, and noted before that, the test split is read."""
         jobs = final_jobs(self._sweep, self._trial, count)
         require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
-        trained_on(jobs[0].config.data, "test")
+        overlap = trained_on(jobs[0].config.data, "test")
         self._train(jobs, BEST)
         reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
         self._log.append(Event(EventKind.TEST_READ, None, reading))
-        return self._note(findings.read_test(jobs))
+        return self._note(findings.read_test(jobs, overlap))
 
     def _train(self, jobs: Sequence[Job], needed: str) -> None:
         waiting = [job for job in jobs if not is_done(job, self._sweep, needed)]

@@ -156,7 +156,7 @@ def _protocol(card: Published) -> str:
     facts = [
         f"{dataset(card.config)}, {layout.count} landmarks ({layout.name}), {data.image_size} px crops of the face "
         f"box, enlarged {data.box_scale:g} times",
-        f"NME: mean distance of the landmarks, divided by {norm.text} ({norm.name})",
+        f"NME: mean distance of the landmarks, divided by {norm}",
         f"trained on {data.train_on}, {optim.epochs} epochs, {optim.batch_size * optim.accumulate} faces a step, "
         f"{optim.name}, {optim.schedule} schedule, backbone weights: {_pretrained(card.config)}",
         f"evaluated with{'' if run.flip_test else 'out'} flip test, {form_of(card.config)}",

@@ -55,7 +55,7 @@ def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
     text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        norm=html.escape(" or ".join(sorted({_norm(sweep) for sweep in sweeps}))),
+        norm=html.escape(" or ".join(sorted({str(sweep.config.train.data.norm) for sweep in sweeps}))),
         plotly=get_plotlyjs(),
         sections="\n".join(sections),
     )
@@ -66,11 +66,6 @@ def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def _norm(sweep: Sweep) -> str:
-    norm = sweep.config.train.data.norm
-    return f"{norm.text} ({norm.name})"
 
 
 def refresh_report(config: SweepConfig) -> Path | None:

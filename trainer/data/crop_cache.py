@@ -29,7 +29,7 @@ import filelock
 import numpy as np
 
 from trainer import metrics, synthetic
-from trainer.coords import crop_matrix, invert, transform
+from trainer.coords import crop_matrix, invert, outside, transform
 from trainer.cores import available_cores
 from trainer.data.crops import CropSplit, canvas_size
 from trainer.data.face_table import Split, draw, read_split, synthetic_indices
@@ -290,19 +290,14 @@ def _check_fit(sample: _Sample, config: DataConfig) -> None:
     height, width = sample.image.shape[:2]
     x0, y0, x1, y1 = sample.box
     box = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
-    if (share := _outside(points, width, height)) > _MOST_OUTSIDE:
+    if (share := outside(points, width, height).mean()) > _MOST_OUTSIDE:
         raise DataError(f"{share:.0%} of its landmarks lie outside of the picture's {width} x {height} pixels")
-    if (share := _outside(inside, size, size)) > _MOST_OUTSIDE:
+    if (share := outside(inside, size, size).mean()) > _MOST_OUTSIDE:
         raise DataError(
             f"{share:.0%} of its landmarks lie outside of its crop, {box} enlarged {config.box_scale:g} times"
         )
     if (extent := float(np.ptp(inside, axis=0).max()) / size) < _LEAST_EXTENT:
         raise DataError(f"its landmarks span {extent:.0%} of its crop, {box} is far larger than the face")
-
-
-def _outside(points: NDArray[np.float64], width: int, height: int) -> float:
-    """Share of points (K, 2) beyond the borders of a picture."""
-    return float(((points < -0.5) | (points > np.array([width, height]) - 0.5)).any(axis=1).mean())
 
 
 def _labels(config: DataConfig, sample: _Sample) -> dict[str, Any]:

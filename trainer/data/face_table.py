@@ -1,7 +1,8 @@
 """The one table of faces: which picture, which landmarks, which box; and how it is split and checked.
 
 Validation faces come from a list of their own or are cut from the training list by group (`trainer.data.groups`), so
-that no group is on both sides. The test list is read for the test split alone.
+that no group is on both sides. The test list is read for the test split, and to
+compare its pictures with those of the others (`trainer.data.survey`).
 
 Legend: N faces, K landmarks. Pixels follow `trainer.coords`: the centre of the top left pixel is (0, 0).
 """
@@ -288,15 +289,15 @@ def _cut(groups: Sequence[Group], config: DataConfig, split: _Part) -> list[int]
         )
     np.random.default_rng(config.split_seed).shuffle(names)
     held = set(names[:count])
-    rows = [row for row, group in enumerate(groups) if group in held]
+    found = sum(group in held for group in groups)
     wanted = max(1, round(config.val_fraction * len(groups)))
-    if not wanted / _MOST_OFF <= len(rows) <= wanted * _MOST_OFF:
+    if not wanted / _MOST_OFF <= found <= wanted * _MOST_OFF:
         raise DataError(
-            f"{asked}: holds {len(rows)} of {len(groups)} faces back, far from what is asked, as these are "
+            f"{asked}: holds {found} of {len(groups)} faces back, far from what is asked, as these are "
             f"{description(groups)}, which stay whole (data.group_by = {config.group_by!r} says how they are found: "
             "picture, folder, field:NAME or a pattern; or another data.split_seed, or a data.val_list)"
         )
-    return rows if split == "val" else sorted(set(range(len(groups))).difference(rows))
+    return [row for row, group in enumerate(groups) if (group in held) == (split == "val")]
 
 
 def _limit(faces: Faces, config: DataConfig, split: _Part) -> Faces:

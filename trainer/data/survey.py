@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from trainer.coords import outside
 from trainer.data.crop_cache import load_split
 from trainer.data.face_table import Split, read_split
 from trainer.data.faults import Fault, reasons
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from trainer.landmarks import Norm
 
 NO_WARNING: Final = "none"
+IN_TEST: Final = "in the test split and in what was trained on"  # where `trained_on` finds pictures of the test
 _MOST_OUTSIDE: Final = 0.005  # share of a split's landmarks that may lie outside of their crops without a word
 _LEAST_EXTENT: Final = 0.5  # of the crop's side that faces span in the median without a word
 
@@ -34,47 +36,45 @@ class SplitFacts:
     """One split.
 
     Attributes:
-        faces, pictures: how many.
+        faces: how many.
         groups: what they belong to, in words.
         skipped: the faces that were left out.
         missing: share of landmarks that are not there.
         outside: share of landmarks that lie outside of their crop; faces_outside: of how many faces, such as `example`.
-        extents: smallest, median and largest span of a face's landmarks, as a share of the crop's side.
-        sides: the same in pixels of the pictures.
+        extent: median span of a face's landmarks, as a share of the crop's side.
+        sides: smallest, median and largest span in pixels of the pictures.
         fingerprint: see `CropSplit.fingerprint`.
     """
 
     faces: int
-    pictures: int
     groups: str
     skipped: tuple[Fault, ...]
     missing: float
     outside: float
     faces_outside: int
     example: str
-    extents: tuple[float, float, float]
+    extent: float
     sides: tuple[float, float, float]
     fingerprint: str
 
     @classmethod
     def of(cls, crops: CropSplit) -> SplitFacts:
         """Looks at every face of a split."""
-        points, last = crops.landmarks, crops.size - 0.5
-        beyond = ((points < -0.5) | (points > last)).any(axis=2) & crops.visible  # (N, K)
+        points = crops.landmarks
+        beyond = outside(points, crops.size, crops.size) & crops.visible  # (N, K)
         spans = (np.nanmax(points, axis=1) - np.nanmin(points, axis=1)).max(axis=1)  # (N,) pixels of the crop
-        zoom = np.linalg.norm(crops.to_picture[:, :, 0], axis=1)  # pixels of the picture in one of the crop
+        sides = spans * np.linalg.norm(crops.to_picture[:, :, 0], axis=1)  # (N,) pixels of the picture
         rows = beyond.sum(axis=1)
         return cls(
             len(crops),
-            len(set(crops.pictures)),
             description(crops.groups),
             crops.skipped,
             float(1 - crops.visible.mean()),
             float(beyond.sum() / crops.visible.sum()),
             int((rows > 0).sum()),
             crops.origins[int(rows.argmax())],
-            _spread(spans / crops.size),
-            _spread(spans * zoom),
+            float(np.median(spans) / crops.size),
+            (float(sides.min()), float(np.median(sides)), float(sides.max())),
             crops.fingerprint(),
         )
 
@@ -83,7 +83,7 @@ class SplitFacts:
         low, middle, high = self.sides
         return (
             f"{self.faces} faces in {self.groups}; landmarks: {self.missing:.1%} missing, {self.outside:.1%} outside "
-            f"of the crop; faces {low:.0f} to {high:.0f} px, median {middle:.0f}, {self.extents[1]:.0%} of the crop"
+            f"of the crop; faces {low:.0f} to {high:.0f} px, median {middle:.0f}, {self.extent:.0%} of the crop"
         )
 
 
@@ -108,7 +108,7 @@ class Survey:
     def lines(self) -> list[str]:
         """All of it, for a dry run."""
         lines = [f"{name:<6} {facts.text()}" for name, facts in self.splits.items()]
-        lines.append(f"norm   {self.norm.text} ({self.norm.name}) divides the NME")
+        lines.append(f"norm   {self.norm} divides the NME")
         return lines + (self.warnings() or ["no picture is in two splits, no face was left out"])
 
     def warnings(self) -> list[str]:
@@ -123,9 +123,8 @@ class Survey:
                     f"{facts.outside:.1%} of the landmarks of {name} lie outside of the crop, in {facts.faces_outside} "
                     f"faces, most in {facts.example}: boxes are too small (data.box_scale)"
                 )
-            if facts.extents[1] < _LEAST_EXTENT:
-                span = f"{facts.extents[1]:.0%}"
-                lines.append(f"faces of {name} span {span} of the crop in the median: boxes are too large")
+            if facts.extent < _LEAST_EXTENT:
+                lines.append(f"faces of {name} span {facts.extent:.0%} of the crop in the median: boxes are too large")
         return lines
 
     def tags(self) -> dict[str, str]:
@@ -164,7 +163,7 @@ def trained_on(data: DataConfig, split: Split) -> Twins | None:
         return None
     if twins and split == "test" and not data.allow_overlap:
         raise DataError(
-            f"{twins.text('in the test split and in what was trained on')}; take them out of one of the lists, or say "
+            f"{twins.text(IN_TEST)}; take them out of one of the lists, or say "
             "that it is meant (data.allow_overlap, which is told beside the number)"
         )
     return twins
@@ -176,7 +175,3 @@ def require_faces(config: TrainConfig, crops: Mapping[Split, CropSplit], expecte
         of = crops[split] if split in crops else load_split(config.data, split)
         if (found := of.fingerprint()) != wanted:
             raise DataError(f"the {split} faces here are not those that the sweep began with ({found}, not {wanted})")
-
-
-def _spread(values: np.ndarray) -> tuple[float, float, float]:
-    return float(values.min()), float(np.median(values)), float(values.max())

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.data.images import read_bytes
+
 
 @dataclass(frozen=True)
 class Twins:
@@ -60,4 +62,4 @@ def _stats(paths: Iterable[str]) -> dict[str, os.stat_result]:
 
 
 def _digest(path: str) -> bytes:
-    return hashlib.blake2b(Path(path).read_bytes()).digest()
+    return hashlib.blake2b(read_bytes(path)).digest()
