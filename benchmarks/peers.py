@@ -14,7 +14,7 @@ import optuna
 
 from sweep.core.search_space import Dimension
 from sweep.core.trial import State, TrialRecord
-from sweep.search.samplers import distribution
+from sweep.search.sampling.sampler import distribution
 from sweep.simulation.simulator import Clock, History, play
 from sweep.simulation.surrogate import Task
 

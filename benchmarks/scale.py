@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import growth, light
-from benchmarks.asking import ALL_UP_TO, PASTS, ask, configured, others, saturation
+from benchmarks.asking import PASTS, SAMPLERS, ask, configured, others, saturation
 from benchmarks.measuring import Table, Tables, peak_memory
 from benchmarks.nodes import cluster, room
 from benchmarks.watch import NATIVE, Threads, Timed, medians
@@ -74,10 +74,9 @@ def measure() -> Tables:
     """Runs everything, one after the other."""
     real = [Run(**_alone("real", *sizes)) for sizes in REAL]
     simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
-    shown = {trials: float(_alone("ask", trials, 0)) for trials in PASTS}
-    everything = {trials: float(_alone("ask", trials, 1)) for trials in PASTS if trials <= ALL_UP_TO}
+    ours, tpe = ({n: float(_alone("ask", n, sampler)) for n in PASTS} for sampler in range(len(SAMPLERS)))
     rest = {trials: tuple(_alone("others", trials)) for trials in PASTS}
-    return Tables([_real_table(real), _simulated_table(simulated), saturation(shown, everything, rest)])
+    return Tables([_real_table(real), _simulated_table(simulated), saturation(ours, tpe, rest)])
 
 
 def _alone(kind: str, *numbers: int) -> Any:
@@ -179,7 +178,7 @@ def _real_table(runs: Sequence[Run]) -> Table:
         rows.append([str(run.trials), str(run.nodes), str(run.slots), str(run.reports), *run.costs(), *mlflow])
     text = (
         "Trials only report, as in the table above. The nodes are Ray nodes of this one machine with pretended CPUs, "
-        "and a head without any; TPE, hyperband from epoch 1 by 2, study and MLflow in SQLite. Processor time is the "
+        "and a head without any; the demo's sampler and pruner, study and MLflow in SQLite. Processor time is the "
         "driver's, from the first trial until MLflow has everything, and excludes Ray's other processes and the "
         "trials; wall clock says nothing where hundreds of workers share so few cores. Medians of an ask with its "
         "note in the study, and of a report with its note in event log and study and the decision. "

@@ -29,21 +29,18 @@ FOLDER = Path(__file__).parent / "curves"
 CURVES, CONFIG = FOLDER / "ytf68_resnet18_32px.json.gz", FOLDER / "grid.yaml"
 REPEATS, SLOTS = 100, 2
 FULL_TRIALS = (4, 8, 16, 32, 64)  # budgets, in whole trainings
-_SEARCH = {"trials": "null", "repeats.share": "0", "pruner.name": "hyperband"}  # grid.yaml stops no trial
+_SEARCH = {"trials": "null", "repeats.share": "0", "pruner.name": "successive_halving"}  # grid.yaml stops no trial
 _KNOWN = "[{loss.star_weight: 1.0, optim.lr: 1.0e-3}]"
-OURS = "starsweep's default: TPE with random draws, hyperband with promotion"
+OURS = "starsweep's default: Gaussian process on ranks, halving with promotion"
 VARIANTS: dict[str, dict[str, str]] = {
     OURS: {},
     "the same, known recipe first": {"known": _KNOWN},
-    "the same, no random draws": {"sampler.random_share": "0"},
     "the same, random draws only": {"sampler.name": "random"},
-    "the same, one bracket (successive halving)": {"pruner.name": "successive_halving"},
-    "the same, one bracket and no random draws": {
-        "pruner.name": "successive_halving",
-        "sampler.random_share": "0",
-    },
-    "the same, three brackets": {"pruner.brackets": "3"},
-    "the same, first rung at 2 epochs": {"pruner.min_epochs": "2"},
+    "the same, Optuna's TPE": {"sampler.name": "tpe"},
+    "the same, Optuna's Gaussian process": {"sampler.name": "gp"},
+    "the same, no random draws": {"sampler.random_share": "0"},
+    "the same, first design of 6": {"sampler.startup_trials": "6"},
+    "the same, first rung at 1 epoch": {"pruner.min_epochs": "1"},
     "the same, reduction 2": {"pruner.reduction": "2"},
     "the same, reduction 4": {"pruner.reduction": "4"},
     "the same, stopping for good": {"pruner.pause": "false"},

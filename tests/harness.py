@@ -49,7 +49,7 @@ CALM = {
     "slots": 1,
     "keep": 2,
     "report": False,  # costs seconds, and has tests of its own
-    "sampler": {"name": "tpe", "startup_trials": 3},
+    "sampler": {"startup_trials": 3},
     "pruner": {"name": "successive_halving", "pause": False, "min_epochs": 1, "reduction": 2},
     "repeats": {"share": 0},
     "train": TINY | {"data": TINY["data"] | {"train_faces": 16}},

@@ -24,7 +24,7 @@ from layers import (
 )
 
 HOMES = {
-    "optuna": {"sweep/reporting/search_figures.py", "sweep/search/samplers.py", "sweep/search/study.py"},
+    "optuna": {"sweep/reporting/search_figures.py", "sweep/search/sampling/sampler.py", "sweep/search/study.py"},
     "plotly": {
         "sweep/reporting/figure_style.py",
         "sweep/reporting/html_report.py",

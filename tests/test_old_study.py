@@ -94,7 +94,10 @@ def test_its_registered_model_predicts(old, tmp_path, code):
 @pytest.mark.slow
 def test_the_same_command_goes_on_where_it_stopped(tmp_path):
     sweep, said = unpacked(tmp_path)
-    done = sweep.run()
+    refused = sweep.run()  # a default is another one since then
+    assert refused.returncode == 2
+    assert "sampler.random_share: 0.3 -> 0.15" in refused.stderr
+    done = sweep.run("--sampler.random_share", "0.3")
     assert done.returncode == 0, done.stderr
     sweep.check(4)  # each epoch is there once: what was trained is not trained again
     history = json.loads(json.dumps(told(sweep)))["history"]

@@ -15,7 +15,7 @@ from benchmarks.peers import Never, OptunasMedian, RaysHalving, run_peer
 from benchmarks.search import _SEARCH, CONFIG, CURVES, OURS, VARIANTS, reached_after
 from sweep.core.config_file import load_sweep
 from sweep.core.search_space import Dimension
-from sweep.search.samplers import distribution
+from sweep.search.sampling.sampler import distribution
 from sweep.simulation.recorded_curves import Curve, Curves
 from sweep.simulation.simulator import History, best_so_far, simulate
 from sweep.simulation.surrogate import Task

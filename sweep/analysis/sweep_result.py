@@ -144,7 +144,7 @@ def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) ->
     """
     folder = find_sweep(sweep, Path(output))
     settings = {**overrides, "output": str(folder.parent), "name": folder.name}
-    loaded = Sweep(load_sweep(folder / CONFIG_FILE, settings))
+    loaded = Sweep(load_sweep(folder / CONFIG_FILE, settings, written=True))
     reader = _Reader(loaded)
     try:
         for event, _ in read_events(folder / EVENTS_FILE):

@@ -22,32 +22,37 @@ _DECISIVE = {"train", "space", "known", "sampler", "pruner", "repeats", "objecti
 
 
 class SamplerConfig(Section):
-    name: Literal["tpe", "gp", "random", "grid"] = Field(
-        "tpe", description="who suggests the next trial; grid: all points of a space of choices and integers"
+    name: Literal["rank_gp", "tpe", "gp", "random", "grid"] = Field(
+        "rank_gp",
+        description="who suggests the next trial: rank_gp, a Gaussian process on the ranks of trials, or a sampler of "
+        "Optuna by its name; grid: all points of a space of choices and integers",
     )
-    startup_trials: int = Field(6, ge=1, description="tpe, gp: random trials before it learns [trials]")
-    random_share: float = Field(0.3, ge=0, le=1, description="tpe, gp: trials that are drawn at random [fraction]")
+    startup_trials: int | None = Field(
+        None,
+        ge=1,
+        description="first design: trials before any goes on or is learnt from; null: 14, at most half [trials]",
+    )
+    random_share: float = Field(0.15, ge=0, le=1, description="trials that are drawn at random all the same [fraction]")
 
 
 class PrunerConfig(Section):
-    name: Literal["successive_halving", "hyperband", "median", "none"] = Field(
-        "hyperband", description="who pauses or stops trials early"
+    name: Literal["successive_halving", "median", "none"] = Field(
+        "successive_halving", description="who pauses or stops trials early"
     )
     pause: bool = Field(
-        True, description="halving, hyperband: pause trials, to go on when they prove to be good; false: stop for good"
+        True, description="halving: pause trials, to go on when they prove to be good; false: stop for good"
     )
     paused: int = Field(20, ge=1, description="paused trials whose whole state is kept on disk, the best [trials]")
-    min_epochs: int = Field(1, ge=1, description="first epoch at which a trial may be stopped [epochs]")
-    reduction: int = Field(3, ge=2, description="halving, hyperband: 1 in so many goes on, to a rung so much later")
-    brackets: int = Field(
-        2, ge=1, le=8, description="hyperband: brackets, each with a later first rung and half the trials [brackets]"
+    min_epochs: int | None = Field(
+        None, ge=1, description="first epoch at which trials are compared; null: 1/27 of them all, at least 2 [epochs]"
     )
+    reduction: int = Field(3, ge=2, description="halving: 1 in so many goes on, to a rung so much later")
     startup_trials: int = Field(4, ge=1, description="median: others needed at an epoch before it stops any [trials]")
 
     @property
     def pauses(self) -> bool:
         """Whether trials are paused rather than stopped."""
-        return self.pause and self.name in ("successive_halving", "hyperband")
+        return self.pause and self.name == "successive_halving"
 
 
 class RepeatsConfig(Section):
@@ -228,12 +233,26 @@ class SweepConfig(Section):
         settings.write_yaml(self.tree(), path)
 
 
+def in_todays_words(tree: Tree) -> Tree:
+    """Settings that an earlier version wrote, without what is gone.
+
+    Hyperband's brackets had the rungs of successive halving, each bracket without the first ones of the one before.
+    """
+    pruner = tree.get("pruner")
+    if not isinstance(pruner, dict):
+        return tree
+    kept = {key: value for key, value in pruner.items() if key != "brackets"}
+    if kept.get("name") == "hyperband":
+        kept["name"] = "successive_halving"
+    return {**tree, "pruner": kept}
+
+
 def with_younger(old: Tree) -> Tree:
     """The decisive settings of an old study, with those that it does not know yet at their defaults.
 
     A setting's default means what was done before there was the setting.
     """
-    fields = SweepConfig.model_fields.items()
+    old, fields = in_todays_words(old), SweepConfig.model_fields.items()
     defaults = {key: info.default.model_dump(mode="json") for key, info in fields if isinstance(info.default, Section)}
     return _filled(old, {key: defaults[key] for key in old if key in defaults})
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SweepConfig, in_todays_words
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from trainer import settings
@@ -16,16 +16,19 @@ from trainer.errors import ConfigError
 DEMO = Path(__file__).parents[2] / "configs" / "sweep" / "demo.yaml"
 
 
-def load_sweep(path: str | Path | None, overrides: Mapping[str, str]) -> SweepConfig:
+def load_sweep(path: str | Path | None, overrides: Mapping[str, str], *, written: bool = False) -> SweepConfig:
     """Reads a sweep file (None: the demo); `train` in it is a config file, relative to the sweep file, or inline.
 
     Paths are made absolute and the threads of a trial are its CPUs, so that a trial means the same wherever it runs.
+    A file that was `written` by a sweep may be of an earlier version.
 
     Raises:
         ConfigError: one message that names field, value, what is allowed and the nearest valid key.
     """
     source = Path(path) if path is not None else DEMO
     tree = settings.read_yaml(source)
+    if written:
+        tree = in_todays_words(tree)
     if isinstance(tree.get("train"), str):
         tree["train"] = settings.read_yaml(source.parent / tree["train"])
     if path is not None:

@@ -31,7 +31,7 @@ def warmed(config: SweepConfig) -> SweepConfig:
     if not config.warm_start:
         return config
     if (config.folder / EVENTS_FILE).exists():
-        begun = load_sweep(config.folder / CONFIG_FILE, {})
+        begun = load_sweep(config.folder / CONFIG_FILE, {}, written=True)
         known = begun.known if begun.warm_start == config.warm_start else config.known
     else:
         known = list(config.known)

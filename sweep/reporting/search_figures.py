@@ -19,7 +19,7 @@ from sweep.core.formatting import short_name
 from sweep.core.search_space import Dimension, filled
 from sweep.core.trial import State, TrialRecord
 from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, nice_ticks
-from sweep.search.samplers import distribution
+from sweep.search.sampling.sampler import distribution
 
 _GRID = 60  # points a side of the response surface
 _BOOTSTRAPS = 40

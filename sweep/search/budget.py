@@ -8,7 +8,8 @@ from functools import cached_property
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.trial_table import Trials, next_stop
+from sweep.search.rungs import next_stop
+from sweep.search.trial_table import Trials
 
 _ROUNDING = 1e-9  # of a share of trials
 
@@ -38,23 +39,36 @@ class BudgetCheck:
         stops, gone = self._trials.stops, self._trials.gone
         return self._trials.epochs + sum(stops[n] - gone[n] for n in self._live)
 
-    def fits(self, record: TrialRecord | None = None) -> bool:
-        """Whether a trial can run to its next stop (None: all that run can), and one trial be brought to its end.
+    def fits(self, record: TrialRecord) -> bool:
+        """Whether a trial can run to its next stop, and the best trial be brought to its end after that.
 
-        Until a trial is complete, the whole budget is for that.
+        Until a trial is complete, the whole budget is for that, whichever it is.
         """
-        limit = self._config.epochs
-        if limit is None:
+        if self._config.epochs is None:
             return True
-        cost = 0 if record is None else next_stop(self._config, record) - record.epochs
-        if self._trials.complete:
-            return self._epochs + cost <= limit * self._share
-        furthest = max((self._trials.stops[n] for n in self._live), default=0)
-        if record is not None:
-            furthest = max(furthest, next_stop(self._config, record))
-        waiting = max((r.epochs for r in self._trials.paused), default=0)
-        rest = self._config.train.optim.epochs - max(furthest, waiting)
-        return self._epochs + cost + rest <= limit
+        limit: float = self._config.epochs
+        stop, full = next_stop(self._config, record), self._config.train.optim.epochs
+        after = self._epochs + stop - record.epochs
+        if not self._trials.complete:
+            waiting = max((r.epochs for r in self._trials.paused), default=0)
+            sure = max(stop, waiting, *(self._trials.stops[n] for n in self._live))
+            return after + full - sure <= limit
+        limit *= self._share
+        rest = self._rest_of_leader
+        if self._epochs + rest > limit:  # it is too late for that
+            rest = 0
+        elif self._trials.leader is not None and self._trials.leader.number == record.number:
+            rest = full - stop
+        return after + rest <= limit
+
+    @property
+    def _rest_of_leader(self) -> int:
+        """Epochs that the best trial needs to its end, beyond those that are promised to it."""
+        leader = self._trials.leader
+        if leader is None or leader.state.finished or len(self._config.objectives) > 1:
+            return 0
+        sure = self._trials.stops[leader.number] if leader.number in self._live else leader.epochs
+        return self._config.train.optim.epochs - sure
 
     def takes_new(self) -> bool:
         """Whether another configuration may be started."""

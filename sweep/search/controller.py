@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import Assignment, State, TrialRecord
 from sweep.search.objectives import broken_limit
 from sweep.search.pruners import should_prune
-from sweep.search.scheduler import Step, keeps_running, next_step, worst_paused
+from sweep.search.rungs import ladder, pauses
+from sweep.search.scheduler import Step, next_step, worst_paused
 from sweep.search.study import Study
-from sweep.search.trial_table import pauses
 from sweep.storage.event_log import Event, EventKind
 from sweep.storage.sweep_folder import CED_FILE
 
@@ -68,6 +68,16 @@ class Ledger:
         return self._study.record(number)
 
     @property
+    def leader(self) -> TrialRecord | None:
+        """The trial with the lowest NME, whether it is complete or not."""
+        return self._study.trials.leader
+
+    @property
+    def finalists(self) -> Sequence[TrialRecord]:
+        """The complete trials and all repeats, by number."""
+        return self._study.trials.finalists
+
+    @property
     def live(self) -> int:
         """Trials that are running now."""
         return len(self._live)
@@ -76,13 +86,13 @@ class Ledger:
         """The next trial: one that a dead driver left behind, a paused one, a new one or a repeat.
 
         None if there is nothing to do now; while trials run, there may be later. Once none runs, the sweep is over, and
-        those that are still paused have been stopped for good. An orphan whose last report already meant its end is
-        ended instead of run, and one that shall wait is paused.
+        those that are still paused have been stopped for good. Of an orphan whose report was the last that was noted it
+        is decided now whether it goes on, waits or has ended.
         """
         while self._orphans:
             number = self._orphans.pop(0)
             record = self._study.record(number)
-            if not record.curve or number in self._resumed or self._decide(number, record.epochs):
+            if number != self._undecided or self._decide(number, record.epochs):
                 return self._start(self._study.record(number))
         while step := self._next_step():
             if step.kind == "resume":
@@ -99,8 +109,11 @@ class Ledger:
         return None
 
     def _next_step(self) -> Step | None:
-        hours = (self._clock() - self._began) / 3600
-        return next_step(self._config, self._study.trials, self._live, hours, full=self._full)
+        return next_step(self._config, self._study.trials, self._live, self._hours, full=self._full)
+
+    @property
+    def _hours(self) -> float:
+        return (self._clock() - self._began) / 3600
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """Notes one epoch of a trial; returns whether the trial shall go on.
@@ -166,20 +179,23 @@ class Ledger:
             return False
         if epoch >= self._epochs or record.repeats is not None:
             return True
-        if should_prune(pruner, number, epoch, self._study.curves):
+        if should_prune(pruner, ladder(self._config), number, epoch, self._study.curves):
             self.end(number, State.PRUNED)
             return False
-        live = {*self._live, *self._orphans, number}  # those that go on, also after a driver that was killed
-        if keeps_running(self._config, self._study.trials, number, live):
-            return True
-        self._pause(number)
-        return False
+        return epoch not in pauses(self._config, record) or self._goes_on(number)
 
-    def _pause(self, number: int) -> None:
-        self._live.discard(number)
+    def _goes_on(self, number: int) -> bool:
+        """Whether a trial at a rung is what its slot does next, so that it need not stop; pauses it, if not."""
         self._study.hold(number, State.PAUSED)
+        live = {*self._live, *self._orphans} - {number}  # those that go on, also after a driver that was killed
+        step = next_step(self._config, self._study.trials, live, self._hours, full=self._full)
+        if step == Step("resume", number):
+            self._study.hold(number, State.RUNNING)
+            return True
+        self._live.discard(number)
         self._note(Event(EventKind.TRIAL_PAUSED, number))
         self._make_room()
+        return False
 
     def _make_room(self) -> None:
         """Stops the worst for good where more are paused than shall be kept."""
@@ -190,9 +206,11 @@ class Ledger:
         """Brings to the study what a killed driver had logged and not told it, and to the log what it had told."""
         ended: set[int] = set()
         last: dict[int, EventKind] = {}
+        self._undecided: int | None = None
         for event, _ in self._log.read():
             if event.trial is not None:
                 last[event.trial] = event.kind
+                self._undecided = event.trial if event.kind is EventKind.REPORT else None
             if event.kind is EventKind.TRIAL_ENDED and event.trial is not None:
                 ended.add(event.trial)
             elif event.kind is EventKind.REPORT and event.trial in self._seconds:
@@ -200,7 +218,6 @@ class Ledger:
                 metrics, seconds = event.data["metrics"], self._seconds[event.trial]
                 self._study.report(event.trial, event.data["step"], metrics[OBJECTIVE], metrics, seconds)
         paused = {number for number, kind in last.items() if kind is EventKind.TRIAL_PAUSED}
-        self._resumed = {number for number, kind in last.items() if kind is EventKind.TRIAL_STARTED}
         self._orphans = [number for number in self._orphans if number not in paused]
         for record in self._study.records:
             if record.number in paused and not record.state.finished:

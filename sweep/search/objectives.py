@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
-from sweep.core.config import LimitsConfig
+from sweep.core.config import LimitsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
+from sweep.search.rungs import Rung
+from sweep.search.trial_table import Trials
 from trainer.config import TrainConfig
 
 _SPEED = "images_per_second"
@@ -36,6 +40,35 @@ def pareto_front(objective: str, records: Sequence[TrialRecord]) -> list[TrialRe
         if not front or cost[r.number] < cost[front[-1].number]:
             front.append(r)
     return front
+
+
+def compared(config: SweepConfig, trials: Trials) -> list[tuple[int, Rung]]:
+    """Who has come to each rung, by its epoch, rising: in the order of NME, or of how many are better in both."""
+    if len(config.objectives) == 1:
+        return list(trials.rungs.items())
+    cost = costs(config.objectives[1], trials)
+    found = []
+    for epoch, rung in trials.rungs.items():
+        standings = dict(_dominated(rung.arrived, cost))
+        waiting = {number for _, number in rung.waiting}
+        found.append((epoch, Rung.of(standings, waiting)))
+    return found
+
+
+def _dominated(arrived: Iterable[tuple[float, int]], cost: Mapping[int, float]) -> Iterable[tuple[int, float]]:
+    """How many trials are better than each in NME and in cost; of equals, the NME decides by a part of one.
+
+    Args:
+        arrived: NME and number of those that are compared, rising.
+        cost: by number.
+    """
+    seen: list[float] = []  # costs of those with a lower NME, rising
+    for nme, equals in groupby(arrived, lambda arrival: arrival[0]):
+        own = [(number, cost.get(number, math.inf)) for _, number in equals]
+        for number, c in own:
+            yield number, bisect_left(seen, c) + nme / (nme + 1) if math.isfinite(nme) else math.inf
+        for _, c in own:
+            insort(seen, c)
 
 
 def broken_limit(limits: LimitsConfig, metrics: Mapping[str, float], config: TrainConfig) -> str | None:

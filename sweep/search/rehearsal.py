@@ -12,8 +12,9 @@ from statistics import fmean
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.pruners import bracket, should_prune
-from sweep.search.scheduler import keeps_running, next_step, worst_paused
+from sweep.search.pruners import should_prune
+from sweep.search.rungs import ladder, pauses
+from sweep.search.scheduler import Step, next_step, worst_paused
 from sweep.search.trial_table import Trials
 
 _PLAYS = 5  # with other random qualities, of which the mean is taken
@@ -55,7 +56,7 @@ def expected_extent(
         return None if budget is None else Extent(budget, budget / slots)
     new = max(0, trials - len(records))
     played = {"trials": len(records) + min(new, _TRIALS), "epochs": None, "hours": None, "device_hours": None}
-    sweep, known = config.model_copy(update=played), _known(config, records)
+    sweep, known = config.model_copy(update=played), _known(records)
     plays = [_Play(sweep, slots, random.Random(seed), records, shares, known).rest() for seed in range(_PLAYS)]
     scale = max(1.0, new / _TRIALS)
     epochs, rounds = fmean(p.epochs for p in plays) * scale, fmean(p.rounds for p in plays) * scale
@@ -63,14 +64,14 @@ def expected_extent(
     return Extent(epochs * within, rounds * within)
 
 
-_Known = Mapping[tuple[int, int], Sequence[float]]  # epoch and bracket -> NMEs of all trials after it, rising
+_Known = Mapping[int, Sequence[float]]  # epoch -> NMEs of all trials after it, rising
 
 
-def _known(config: SweepConfig, records: Sequence[TrialRecord]) -> _Known:
-    found: dict[tuple[int, int], list[float]] = defaultdict(list)
+def _known(records: Sequence[TrialRecord]) -> _Known:
+    found: dict[int, list[float]] = defaultdict(list)
     for record in records:
         for epoch, nme in record.curve.items():
-            found[epoch, bracket(config.pruner, record.number)].append(nme)
+            found[epoch].append(nme)
     for nmes in found.values():
         nmes.sort()
     return found
@@ -89,7 +90,7 @@ class _Play:
         known: _Known,
     ) -> None:
         self._config, self._slots, self._chance, self._known = config, slots, chance, known
-        self._trials = Trials(config, records)
+        self._trials, self._rungs = Trials(config, records), ladder(config)
         self._began = self._trials.epochs + sum(shares.values())
         self._ranks: dict[int, float] = {}
         self._ends: list[
@@ -144,19 +145,21 @@ class _Play:
             self._trials.put(replace(record, state=State.COMPLETE))
         elif record.repeats is not None:
             self._go_on(record)
-        elif should_prune(self._config.pruner, number, epoch, {r.number: r.curve for r in self._trials}):
+        elif should_prune(self._config.pruner, self._rungs, number, epoch, {r.number: r.curve for r in self._trials}):
             self._trials.put(replace(record, state=State.PRUNED))
-        elif keeps_running(self._config, self._trials, number, {*self._live, number}):
+        elif epoch not in pauses(self._config, record):
             self._go_on(record)
         else:
             self._trials.put(replace(record, state=State.PAUSED))
+            if next_step(self._config, self._trials, self._live, 0.0) == Step("resume", number):
+                self._go_on(record)
             while (worst := worst_paused(self._config, self._trials)) is not None:
                 self._trials.put(replace(worst, state=State.PRUNED))
 
     def _rank(self, record: TrialRecord) -> float:
         if record.best_nme is None:
             return self._chance.random()
-        others = self._known[record.epochs, bracket(self._config.pruner, record.number)]
+        others = self._known[record.epochs]
         return bisect_right(others, record.best_nme) / (len(others) + 1)
 
     def _nme(self, number: int, epoch: int) -> float:
@@ -164,7 +167,7 @@ class _Play:
         record = self._trials[number]
         if record.repeats is not None:
             return (self._trials[record.repeats].best_nme or 1.0) * self._chance.gauss(1.0, _NOISE)
-        rank, others = self._ranks[number], self._known.get((epoch, bracket(self._config.pruner, number)), ())
+        rank, others = self._ranks[number], self._known.get(epoch, ())
         if not others:
             return 1.0 + rank
         gap = min(int(rank * (len(others) + 1)), len(others))

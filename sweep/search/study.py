@@ -21,9 +21,8 @@ from sweep.core.config import SweepConfig, differences, with_younger
 from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.redaction import redact
 from sweep.core.retry import Patience
-from sweep.core.search_space import active
 from sweep.core.trial import Params, State, TrialRecord
-from sweep.search.samplers import Past, distribution, draw
+from sweep.search.sampling.sampler import Sampler, distribution
 from sweep.search.scheduler import next_step
 from sweep.search.trial_table import Trials
 
@@ -58,7 +57,7 @@ class Study:
         trials = study.get_trials()
         self._live = {t.number: Trial(study, t._trial_id) for t in trials if not t.state.is_finished()}
         self._trials = Trials(config, map(_record, trials))
-        self._past = Past(config, self._trials)
+        self._sampler = Sampler(config, self._trials)
         self._curves = {r.number: r.curve for r in self._trials if r.curve}
         self._tried = {_key(r.params) for r in self._trials}
 
@@ -131,7 +130,7 @@ class Study:
             return None
         for fixed in [*self._config.trials_known[own : own + 1], {}]:
             for attempt in range(_REDRAWS):
-                params = active(self._config.dimensions, draw(self._config, self._past, number, attempt) | fixed)
+                params = self._sampler.suggest(number, fixed, attempt)
                 if _key(params) not in self._tried:
                     return self._start(TrialRecord(number, params))
                 if params.keys() <= fixed.keys():  # nothing of it is drawn
@@ -157,7 +156,7 @@ class Study:
             lambda: storage.create_new_trial(study_id, template_trial=template), lambda: self._begun(record.number)
         )
         self._live[record.number] = Trial(self._study, trial_id)
-        self._put(record)
+        self._trials.put(record)
         self._tried.add(_key(record.params))
         return record
 
@@ -229,11 +228,7 @@ class Study:
         return next((trial._trial_id for trial in running if trial.number == number), None)
 
     def _change(self, number: int, **changes: Any) -> None:
-        self._put(TrialRecord(**{**vars(self._trials[number]), **changes}))
-
-    def _put(self, record: TrialRecord) -> None:
-        self._trials.put(record)
-        self._past.put(record)
+        self._trials.put(TrialRecord(**{**vars(self._trials[number]), **changes}))
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord, keep
-from sweep.search.pruners import Rung, bracket, rungs
+from sweep.search.rungs import USELESS, Rung, arrivals, ladder, next_stop
+
+_LOST = (*USELESS, State.FAILED)
 
 
 class Trials(Sequence[TrialRecord]):
@@ -19,7 +20,9 @@ class Trials(Sequence[TrialRecord]):
         epochs: of all trials together.
         complete: how many have come to their end, repeats apart.
         repeats: how many are repeats.
-        rungs: who has come to each rung, by its epoch and the bracket.
+        settled: how many have come to the first rung or have ended before it, repeats apart.
+        rungs: who has come to each rung, by its epoch, rising.
+        leader: the trial with the lowest NME, whether it is complete or not.
         gone: epochs that each trial has behind it, by number.
         stops: the epoch up to which each trial runs for sure, once it runs, by number.
     """
@@ -28,12 +31,14 @@ class Trials(Sequence[TrialRecord]):
         self._config = config
         self._records: dict[int, TrialRecord] = {}
         self._paused: dict[int, TrialRecord] = {}
+        self._early: dict[int, TrialRecord] = {}
         self._finalists: dict[int, TrialRecord] = {}
         self._microseconds = 0  # whole ones: the sum of floats would depend on the order in which they came
-        self.epochs = self.complete = self.repeats = 0
-        self.rungs: dict[tuple[int, int], Rung] = defaultdict(Rung)
+        self.epochs = self.complete = self.repeats = self.settled = 0
+        self.rungs = {epoch: Rung() for epoch in ladder(config)}
         self.gone: dict[int, int] = {}
         self.stops: dict[int, int] = {}
+        self.leader: TrialRecord | None = None
         for record in records:
             self.put(record)
 
@@ -57,6 +62,11 @@ class Trials(Sequence[TrialRecord]):
         return self._paused.values()
 
     @property
+    def early(self) -> list[int]:
+        """Those that run and have not come to the first rung yet, repeats apart, by number."""
+        return sorted(self._early)
+
+    @property
     def finalists(self) -> Sequence[TrialRecord]:
         """The complete ones and all repeats, by number: what is known of winners."""
         return [self._finalists[number] for number in sorted(self._finalists)]
@@ -65,11 +75,6 @@ class Trials(Sequence[TrialRecord]):
     def seconds(self) -> float:
         """Training time of all trials, to the microsecond."""
         return self._microseconds / 1e6
-
-    def deserves(self, number: int) -> bool:
-        """Whether a trial that stands at a rung is among the best of its bracket there."""
-        rung = self.rungs[self.gone[number], bracket(self._config.pruner, number)]
-        return rung.deserves(number, _stand(self._records[number]), self._config.pruner.reduction)
 
     def put(self, record: TrialRecord) -> None:
         """Takes in a new trial, or what is known of one by now. Curves only ever grow."""
@@ -82,35 +87,53 @@ class Trials(Sequence[TrialRecord]):
         self.gone[record.number], self.stops[record.number] = record.epochs, next_stop(self._config, record)
         keep(self._finalists, record, record.state is State.COMPLETE or record.repeats is not None)
         keep(self._paused, record, record.state is State.PAUSED)
+        keep(self._early, record, record.repeats is None and not self._has_settled(record))
+        self._follow(record)
 
     def _count(self, record: TrialRecord, sign: int) -> None:
         self.epochs += sign * record.epochs
         self.complete += sign * (record.state is State.COMPLETE and record.repeats is None)
         self.repeats += sign * (record.repeats is not None)
+        self.settled += sign * self._has_settled(record)
         self._microseconds += sign * round(record.seconds * 1e6)
 
+    def _has_settled(self, record: TrialRecord) -> bool:
+        return record.repeats is None and (record.state.finished or record.epochs >= next(iter(self.rungs)))
+
+    def _follow(self, record: TrialRecord) -> None:
+        """Finds the leader, now that this is known of a trial."""
+        if self.leader is not None and self.leader.number == record.number and not _may_lead(record):
+            self.leader = min(filter(_may_lead, self._records.values()), key=_standing, default=None)
+        elif _may_lead(record) and (self.leader is None or _standing(record) <= _standing(self.leader)):
+            self.leader = record
+
     def _mark(self, record: TrialRecord, before: TrialRecord | None) -> None:
-        """Notes the rungs to which a trial has come, and at which it waits."""
-        known, place = (before.curve if before else {}), bracket(self._config.pruner, record.number)
-        for epoch in pauses(self._config, record):
-            if epoch in record.curve and epoch not in known:
-                self.rungs[epoch, place].come(record.number, record.curve[epoch])
+        """Notes the rungs at which a trial counts, and at which it waits."""
+        known = {} if before is None else arrivals(self._config, before)
+        now = arrivals(self._config, record)
+        if known != now:
+            for epoch, value in known.items():
+                self.rungs[epoch].forget(record.number, value)
+            for epoch, value in now.items():
+                self.rungs[epoch].come(record.number, value)
         if before is not None and before.state is State.PAUSED:
-            self.rungs[before.epochs, place].leave(before.number, _stand(before))
+            self._rung_of(before).leave(before.number, _stand(before))
         if record.state is State.PAUSED:
-            self.rungs[record.epochs, place].wait(record.number, _stand(record))
+            self._rung_of(record).wait(record.number, _stand(record))
+
+    def _rung_of(self, record: TrialRecord) -> Rung:
+        """Where a trial waits: at its epoch, or at the rung before it, if another version has paused it."""
+        passed = [epoch for epoch in self.rungs if epoch <= record.epochs]
+        return self.rungs[passed[-1]] if passed else next(iter(self.rungs.values()))
 
 
 def _stand(record: TrialRecord) -> float:
     return math.inf if record.best_nme is None else record.best_nme
 
 
-def next_stop(config: SweepConfig, record: TrialRecord) -> int:
-    """The epoch up to which a trial runs for sure, once it runs: its next rung or its last epoch."""
-    gone = record.epochs
-    return next((pause for pause in pauses(config, record) if pause > gone), config.train.optim.epochs)
+def _standing(record: TrialRecord) -> tuple[float, int]:
+    return _stand(record), record.number
 
 
-def pauses(config: SweepConfig, record: TrialRecord) -> Sequence[int]:
-    """The epochs after which a trial may have to wait for others, rising; a repeat never waits."""
-    return () if record.repeats is not None else rungs(config.pruner, record.number, config.train.optim.epochs)
+def _may_lead(record: TrialRecord) -> bool:
+    return record.repeats is None and math.isfinite(_stand(record)) and record.state not in _LOST

@@ -22,8 +22,8 @@ from sweep.core.config import SweepConfig
 from sweep.core.formatting import format_seconds
 from sweep.core.trial import Params, State, TrialRecord
 from sweep.search.controller import Ledger
-from sweep.search.ranking import best, standing
-from sweep.search.samplers import derived_seed
+from sweep.search.ranking import best
+from sweep.search.sampling.sampler import derived_seed
 from sweep.search.study import Study
 from sweep.simulation.surrogate import Task
 from sweep.storage.event_log import Event
@@ -185,15 +185,11 @@ def best_so_far(task: Task, params: Params, seed: int, number: int) -> NDArray[n
 
 
 def _choice(ledger: Ledger, before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
-    """What the sweep would choose now: its winner, or the best trial where none is complete."""
-    if reported.state is State.COMPLETE:
-        return best(ledger.records) or reported
-    if before is None:
-        return reported
-    before = ledger.record(before.number)
-    if before.state is State.COMPLETE:
-        return before
-    return min(before, reported, key=standing)
+    """What the sweep would choose now: the best of what was repeated, else the trial that leads."""
+    finalists = ledger.finalists
+    if any(r.repeats is not None and r.state is State.COMPLETE for r in finalists):
+        return best(finalists) or reported
+    return ledger.leader or before or reported
 
 
 def table(histories: Sequence[History], best: float) -> str:

@@ -127,7 +127,7 @@ def test_the_metafile_is_that_of_a_model_zoo(sweep, capsys):
 def test_the_search_and_its_budget_are_told(sweep, capsys):
     text = make(sweep, capsys)
     assert "budget used: 4 trials (1 complete, 1 diverged, 2 pruned), 4 epochs" in text
-    assert "sampler tpe, pruner hyperband, seed 0; on validation faces only" in text
+    assert "sampler rank_gp, pruner successive_halving, seed 0; on validation faces only" in text
     assert f"winner: trial 0, lr=0.002 star_weight=1.5, val NME {sweep.best.best_nme * 100:.2f} %" in text
     assert table(text, "| setting | kind | values |") == [
         ["optim.lr", "log_uniform", "0.0001 to 0.1"],

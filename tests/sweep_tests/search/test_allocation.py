@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from harness import MemoryLog
@@ -10,9 +11,9 @@ from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.budget import device_hours
 from sweep.search.controller import Ledger
-from sweep.search.scheduler import Step, goes_on, keeps_running, next_step, worst_paused
+from sweep.search.rungs import ladder, next_stop
+from sweep.search.scheduler import Step, next_step, worst_paused
 from sweep.search.study import Study
-from sweep.search.trial_table import next_stop
 from sweep.storage.event_log import Event, EventKind
 
 EPOCHS = 9  # with rungs at 1 and 3
@@ -22,7 +23,7 @@ COMPLETE, PAUSED, PRUNED, RUNNING = State.COMPLETE, State.PAUSED, State.PRUNED, 
 def make_config(**changes) -> SweepConfig:
     tree = {
         "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},
-        "sampler": {"name": "random"},
+        "sampler": {"name": "random", "startup_trials": 1},
         "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 3},
         "train": {"optim": {"epochs": EPOCHS}},
     }
@@ -179,9 +180,9 @@ def test_the_share_of_the_epochs_is_for_repeats():
 
 def test_what_runs_has_its_epochs_set_aside():
     config = make_config(trials=None, epochs=50, repeats={"share": 0.0})
-    records = [*(complete(n) for n in range(5)), trial(5, 0.01, 2, RUNNING), trial(6, 0.01, 0, RUNNING)]
+    records = [*(complete(n) for n in range(5)), trial(5, 0.2, 2, RUNNING), trial(6, 0.2, 0, RUNNING)]
     assert next_step(config, records, {5, 6}, 0.0) == Step("new")  # 45 + 3 + 1
-    assert next_step(config, [*records, trial(7, 0.01, 0, RUNNING)], {5, 6, 7}, 0.0) is None
+    assert next_step(config, [*records, trial(7, 0.2, 0, RUNNING)], {5, 6, 7}, 0.0) is None
 
 
 def test_a_resumed_trial_must_fit_up_to_its_next_rung():
@@ -230,7 +231,39 @@ def test_a_trial_runs_for_sure_to_its_next_rung(gone):
     assert next_stop(make_config(), trial(5, 0.1, gone, repeats=0)) == 9
 
 
-# At a rung
+# Rungs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, [1]),
+        (2, [2]),
+        (3, [2, 3]),
+        (8, [2, 6, 8]),
+        (18, [2, 6, 18]),
+        (30, [2, 6, 18, 30]),
+        (52, [2, 6, 18, 52]),
+        (54, [2, 6, 18, 54]),
+        (60, [3, 9, 27, 60]),
+        (210, [8, 24, 72, 210]),
+    ],
+)
+def test_the_first_rung_is_at_a_27th_and_the_last_well_before_the_end(epochs, expected):
+    assert list(ladder(make_config(pruner={}, train={"optim": {"epochs": epochs}}))) == expected
+
+
+def test_the_first_rung_may_be_given():
+    assert list(ladder(make_config(pruner={"min_epochs": 1, "reduction": 2}))) == [1, 2, 4, 9]
+    assert list(ladder(make_config(pruner={"min_epochs": 8}))) == [8, 9]
+    assert list(ladder(make_config(pruner={"min_epochs": 20}))) == [9]
+
+
+def goes_on(config: SweepConfig, records: list[TrialRecord], number: int) -> bool:
+    """Whether a trial that stands at a rung is what its slot would do next."""
+    records = list(records)
+    records[number] = replace(records[number], state=PAUSED)
+    return next_step(config, records, (), 0.0) == Step("resume", number)
 
 
 @pytest.mark.parametrize(
@@ -246,66 +279,91 @@ def test_a_trial_runs_for_sure_to_its_next_rung(gone):
     ],
 )
 def test_the_best_third_of_a_rung_goes_on(others, own, expected):
-    records = [trial(n, nme) for n, nme in enumerate(others)]
-    assert goes_on(make_config(), [*records, trial(len(others), own, 1, RUNNING)], len(others)) is expected
+    records = [trial(n, nme, 1, PRUNED) for n, nme in enumerate(others)]
+    assert goes_on(make_config(), [*records, trial(len(others), own)], len(others)) is expected
 
 
-@pytest.mark.parametrize("epochs", [2, 4, 8, 9])
-def test_between_rungs_every_trial_goes_on(epochs):
-    assert goes_on(make_config(), [trial(0, 0.1, epochs), trial(1, 0.9, epochs, RUNNING)], 1)
+@pytest.mark.parametrize(("state", "expected"), [(State.DIVERGED, 1), (State.INFEASIBLE, 1), (State.FAILED, 0)])
+def test_who_is_of_no_use_is_the_worst_at_the_rungs_on_its_way(state, expected):
+    """Three came to the first rung with it, so that the best goes on; who failed by chance counts only where it was."""
+    early = [trial(0, 0.1), trial(1, 0.2), TrialRecord(2, {}, state)]
+    assert next_step(make_config(), early, (), 0.0) == (Step("resume", 0) if expected else Step("new"))
+    later = [trial(0, 0.1, 3), trial(1, 0.2, 3), trial(2, 0.01, 2, state)]
+    assert (next_step(make_config(), later, (), 0.0) == Step("resume", 0)) is bool(expected)
 
 
-def test_a_repeat_is_never_paused_and_no_rival():
+def test_a_repeat_is_no_rival():
     records = [trial(0, 0.2), trial(1, 0.5), trial(2, 0.01, 1, RUNNING, repeats=0), trial(3, 0.9, 1, repeats=1)]
-    assert goes_on(make_config(), records, 2)
-    assert goes_on(make_config(), records, 3)
-    assert not goes_on(make_config(), records, 0)  # two have come to the rung
-
-
-@pytest.mark.parametrize("pruner", [{"name": "none"}, {"name": "median"}, {"pause": False}], ids=lambda p: str(p))
-def test_without_pauses_every_trial_goes_on(pruner):
-    config = make_config(pruner={"min_epochs": 1, **pruner})
-    assert goes_on(config, [trial(0, 0.1), trial(1, 0.9, 1, RUNNING)], 1)
-
-
-def test_brackets_of_hyperband_are_no_rivals():
-    config = make_config(pruner={"name": "hyperband", "min_epochs": 1, "reduction": 3, "brackets": 2})
-    records = [trial(n, 0.1 if n % 3 == 1 else 0.2 + n / 100, 3) for n in range(9)]
-    assert [goes_on(config, records, n) for n in (0, 2, 3, 5)] == [True, True, False, False]
-    assert [goes_on(config, records, n) for n in (1, 4, 7)] == [True, False, False]
-    assert goes_on(config, [trial(0), trial(1)], 1)  # the first rung of bracket 1 is epoch 3
+    assert next_step(make_config(), records, (), 0.0) == Step("new")  # two have come to the rung
+    assert next_step(make_config(), [*records, trial(4, 0.9)], (), 0.0) == Step("resume", 0)
 
 
 def test_with_two_objectives_few_must_be_better_in_both():
     config = make_config(objectives=["nme", "images_per_second"])
     speeds = {0: (0.10, 50.0), 1: (0.20, 500.0), 2: (0.30, 40.0), 3: (0.40, 30.0), 4: (0.50, 20.0), 5: (0.60, 10.0)}
     records = [trial(n, nme, metrics={"images_per_second": speed}) for n, (nme, speed) in speeds.items()]
-    assert [goes_on(config, records, n) for n in speeds] == [True, True, False, False, False, False]
+
+    def order() -> list[int]:
+        """Who goes on, one after the other, until new ones are begun."""
+        left, found = list(records), []
+        while (step := next_step(config, left, (), 0.0)).kind == "resume":
+            found.append(step.number)
+            left[step.number] = replace(left[step.number], state=PRUNED)
+        return found
+
+    assert order() == [0, 1]
     records[1] = trial(1, 0.2, metrics={"images_per_second": 45.0})  # 0 is better in both
     records[2] = trial(2, 0.3, metrics={"images_per_second": 600.0})
-    assert [goes_on(config, records, n) for n in speeds] == [True, False, True, False, False, False]
+    assert order() == [0, 2]
 
 
-@pytest.mark.parametrize(
-    ("budget", "expected"), [(27, False), (28, True), (None, True)]
-)  # 26 are spent, and the next rung is two epochs away
-def test_at_a_rung_a_good_trial_keeps_running_if_the_budget_reaches_to_its_next(budget, expected):
+@pytest.mark.parametrize("budget", [27, 28, None])  # 26 are spent, and the next rung is two epochs away
+def test_a_trial_goes_on_if_the_budget_reaches_to_its_next_rung(budget):
     config = make_config(epochs=budget, repeats={"share": 0.0})
-    records = [complete(0), complete(1), *pruned(2, 9), trial(9, 0.01, 1, RUNNING)]
-    assert goes_on(config, records, 9)
-    assert keeps_running(config, records, 9, {9}) is expected
+    records = [complete(0), complete(1), *pruned(2, 9), trial(9, 0.2)]
+    assert goes_on(config, records, 9) is (budget != 27)
 
 
-def test_a_trial_that_is_not_good_enough_keeps_not_running():
-    records = [complete(0), complete(1), *pruned(2, 9), trial(9, 0.9, 1, RUNNING)]
-    assert not keeps_running(make_config(), records, 9, {9})
+# The first design
 
 
-def test_between_rungs_and_as_a_repeat_a_trial_keeps_running_whatever_is_left():
-    config = make_config(epochs=20, repeats={"share": 0.0})
-    records = [complete(0), complete(1), trial(2, 0.9, 2, RUNNING), trial(3, 0.9, 1, RUNNING, repeats=0)]
-    assert keeps_running(config, records, 2, {2, 3})
-    assert keeps_running(config, records, 3, {2, 3})
+def test_nobody_goes_on_before_the_first_design_has_come_to_the_first_rung():
+    config = make_config(sampler={"startup_trials": 4})
+    records = [trial(n, 0.1 + n / 100) for n in range(3)]
+    assert next_step(config, records, (), 0.0) == Step("new")
+    assert next_step(config, [*records, trial(3, 0.5, 0, RUNNING)], {3}, 0.0) == Step("new")
+    for other in (trial(3, 0.5, 1, RUNNING), TrialRecord(3, {}, State.DIVERGED), TrialRecord(3, {}, State.FAILED)):
+        assert next_step(config, [*records, other], {3}, 0.0) == Step("resume", 0)
+
+
+def test_where_no_new_trial_may_begin_the_first_design_is_over():
+    config = make_config(trials=3, sampler={"startup_trials": 9}, repeats={"share": 0.0})
+    records = [trial(n, 0.1 + n / 100) for n in range(3)]
+    assert next_step(config, records, (), 0.0) == Step("resume", 0)
+    assert next_step(make_config(sampler={"startup_trials": 9}), records, (), 0.0, full=True) == Step("resume", 0)
+
+
+# The end of the search
+
+
+def test_the_best_trial_is_brought_to_its_end_where_it_waits():
+    config = make_config(trials=4, repeats={"share": 0.0})
+    records = [complete(0, 0.2), trial(1, 0.1), trial(2, 0.3), trial(3, 0.05, 2, RUNNING)]
+    assert next_step(config, records, {3}, 0.0) is None  # it may become the best
+    records[3] = trial(3, 0.15, 3)
+    assert next_step(config, records, (), 0.0) == Step("resume", 1)
+    records[0] = complete(0, 0.09)
+    assert next_step(config, records, (), 0.0) is None
+
+
+def test_the_epochs_that_the_best_needs_are_set_aside():
+    config = make_config(trials=None, epochs=30, repeats={"share": 0.0})
+    records = [complete(0, 0.2), *pruned(1, 11), trial(11, 0.1, 3)]  # 22 epochs; the best needs six
+    assert next_step(config, records, (), 0.0) == Step("new")
+    assert next_step(config, [*records, trial(12, 0.5)], (), 0.0) == Step("new")
+    assert next_step(config, [*records, *pruned(12, 14)], (), 0.0) == Step("resume", 11)
+    records[11] = trial(11, 0.1, 3, PRUNED)
+    assert next_step(config, [*records, *pruned(12, 19)], (), 0.0) == Step("new")
 
 
 # Whom to give up
@@ -404,7 +462,7 @@ class Sweep:
 PRUNERS = {
     "halving": {"min_epochs": 1, "reduction": 3},
     "few_paused": {"min_epochs": 1, "reduction": 2, "paused": 1},
-    "hyperband": {"name": "hyperband", "min_epochs": 1, "reduction": 2, "brackets": 2},
+    "late": {"min_epochs": 2, "reduction": 2},
     "stopped": {"min_epochs": 1, "reduction": 3, "pause": False},
     "none": {"name": "none"},
 }

@@ -32,9 +32,10 @@ def make_config(folder: Path, **overrides: str) -> SweepConfig:
     sweep = {
         "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "loss.star_weight": {"log_uniform": [0.01, 100]}},
         "known": [{"optim.lr": 1e-3, "loss.star_weight": 1.0}],
-        "sampler": {"name": "tpe", "startup_trials": 3},
+        "sampler": {"startup_trials": 3},
         "pruner": {"name": "successive_halving", "min_epochs": 1, "reduction": 2},
         "repeats": {"share": 0},
+        "seed": 4,  # with which trials of all states come about
         "train": {"optim": {"epochs": EPOCHS}},
     }
     path = folder / "faces.yaml"
@@ -308,7 +309,7 @@ def paused(driver: Driver) -> set[int]:
 
 
 def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(tmp_path):
-    driver = Driver(make_config(tmp_path, trials="3"))
+    driver = Driver(make_config(tmp_path, trials="3", sampler__startup_trials="1"))
     first = driver.ledger.next_trial()
     assert (first.number, first.pauses) == (0, (1, 2))
     assert not report(driver, 0, 1, 0.2)  # one of one is no half
@@ -338,16 +339,22 @@ def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(tmp_path):
 
 
 def test_where_none_came_to_the_end_the_best_that_waits_goes_on(tmp_path):
-    driver = Driver(make_config(tmp_path, trials="1"))
-    for expected in (1, 2):
-        assert driver.ledger.next_trial().number == 0
-        assert not report(driver, 0, expected, 0.2)
+    driver = Driver(make_config(tmp_path, trials="2", pruner__reduction="9"))
+    for number, nme in ((0, 0.2), (1, 0.3)):
+        assert driver.ledger.next_trial().number == number
+        assert not report(driver, number, 1, nme)
     assert driver.ledger.next_trial().number == 0
-    assert report(driver, 0, 3, 0.2)
-    assert report(driver, 0, 4, 0.2)
+    assert all(report(driver, 0, epoch, 0.2) for epoch in (2, 3, 4))
     driver.ledger.end(0, State.COMPLETE)
     assert driver.ledger.next_trial() is None
     check_log(driver.config, driver.study.records)
+
+
+def test_who_has_no_other_to_wait_for_goes_on_at_once(tmp_path):
+    driver = Driver(make_config(tmp_path, trials="1"))
+    assert driver.ledger.next_trial().number == 0
+    assert all(report(driver, 0, epoch, 0.2) for epoch in range(1, EPOCHS + 1))
+    assert EventKind.TRIAL_PAUSED not in [event.kind for event in driver.events()]
 
 
 def test_more_than_shall_be_kept_do_not_wait(tmp_path):

@@ -1,4 +1,4 @@
-"""Two objectives, limits, and what the sampler is shown of trials that did not come to their end."""
+"""Two objectives, limits, and the order of trials at a rung."""
 
 import math
 import random
@@ -7,8 +7,9 @@ import pytest
 
 from sweep.core.config import LimitsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.objectives import broken_limit, costs, pareto_front, second_value
-from sweep.search.samplers import draw, expected_ends, shown_values
+from sweep.search.objectives import broken_limit, compared, costs, pareto_front, second_value
+from sweep.search.sampling.sampler import Sampler
+from sweep.search.trial_table import Trials
 from trainer.config import TrainConfig
 
 SPEED, FAILURES = "images_per_second", "fr10"
@@ -152,142 +153,84 @@ def test_a_speed_of_zero_is_no_error(limits):
     assert (found is not None) is bool(limits)
 
 
-# Where a trial is expected to end
+# In which order trials stand at a rung
 
 
-def logs(values: dict[int, float]) -> dict[int, float]:
-    return {number: pytest.approx(math.log(value)) for number, value in values.items()}
-
-
-@pytest.mark.parametrize(
-    ("curves", "ends"),
-    [
-        ([], {}),
-        ([[0.4, 0.3, 0.2, 0.1]], {0: 0.1}),
-        ([[0.4, 0.3]], {0: 0.3}),  # nobody has gone on: it stays
-        ([[0.4, 0.3, 0.2, 0.1], [0.8]], {0: 0.1, 1: 0.2}),  # falls to a quarter, as the other did
-        ([[0.4, 0.3, 0.2, 0.1], [0.8], [0.6, 0.6]], {0: 0.1, 1: 0.8 * math.sqrt(0.75) / 3, 2: 0.2}),
-        # from 1 to 2 the median of 0.5, 0.8 and 1.0, from 2 to 4 of 0.5 and 0.5
-        ([[0.4, 0.2, 0.2, 0.1], [0.5, 0.4, 0.3, 0.2], [0.3, 0.3], [0.9]], {0: 0.1, 1: 0.2, 2: 0.15, 3: 0.36}),
-        # nobody came from 2 to 4, but from 1 to 2
-        ([[0.4, 0.2], [0.9]], {0: 0.2, 1: 0.45}),
-    ],
-)
-def test_expected_ends_of_small_tables(curves, ends):
-    records = [trial(n, curve, State.PAUSED) for n, curve in enumerate(curves)]
-    assert expected_ends(records, 4) == logs(ends)
-
-
-def test_a_trial_without_a_usable_nme_is_expected_nowhere():
-    records = [trial(0, []), trial(1, [math.inf]), trial(2, [0.0]), trial(3, [0.1])]
-    assert expected_ends(records, 4) == logs({3: 0.1})
-
-
-def test_the_order_of_trials_that_stand_at_the_same_epoch_is_kept():
-    rng = random.Random(0)
-    records = [trial(n, sorted((rng.random() for _ in range(rng.randint(1, 4))), reverse=True)) for n in range(30)]
-    ends = expected_ends(records, 4)
-    for epoch in range(1, 5):
-        mine = [r for r in records if r.epochs == epoch]
-        assert sorted(mine, key=lambda r: ends[r.number]) == sorted(mine, key=lambda r: r.best_nme)
-
-
-# What the sampler is shown
-
-
-def test_with_one_objective_the_expected_ends_are_shown():
-    records = [trial(0, [0.4, 0.3, 0.2, 0.1]), trial(1, [0.8], State.PAUSED), trial(2, [], State.RUNNING)]
-    assert shown_values(make_config(), records, 0.3) == logs({0: 0.1, 1: 0.2})
-
-
-@pytest.mark.parametrize("state", [State.DIVERGED, State.INFEASIBLE])
-def test_diverged_and_infeasible_trials_are_as_bad_as_the_worst(state):
-    records = [trial(0, [0.1] * 4), trial(1, [0.2] * 4), trial(2, [0.001], state), trial(3, [], state)]
-    shown = shown_values(make_config(), records, 0.3)
-    assert shown == logs({0: 0.1, 1: 0.2, 2: 0.2, 3: 0.2})
-
-
-@pytest.mark.parametrize("state", [State.DIVERGED, State.INFEASIBLE])
-def test_only_bad_trials_are_shown_too(state):
-    assert shown_values(make_config(), [trial(0, [0.001], state)], 0.3).keys() == {0}
-
-
-def test_the_curve_of_a_diverged_trial_tells_nothing_of_the_others():
-    good = [trial(0, [0.4, 0.3, 0.2, 0.1]), trial(1, [0.8], State.PAUSED)]
-    bad = trial(2, [0.4, 0.001], State.DIVERGED)
-    with_bad = shown_values(make_config(), [*good, bad], 0.3)
-    assert {n: v for n, v in with_bad.items() if n < 2} == shown_values(make_config(), good, 0.3)
-
-
-def test_a_hopeless_trial_stands_no_further_than_a_factor_of_e_above_the_median():
-    records = [trial(n, [nme] * 4) for n, nme in enumerate((0.10, 0.11, 0.12, 5.0, 0.105))]
-    assert shown_values(make_config(), records, 0.3) == logs({0: 0.10, 1: 0.11, 2: 0.12, 3: 0.11 * math.e, 4: 0.105})
+def order(config: SweepConfig, records: list[TrialRecord], rung: int) -> list[int]:
+    """Numbers of those that came to a rung, the best first."""
+    return [number for _, number in dict(compared(config, Trials(config, records)))[rung].arrived]
 
 
 def two(objective: str) -> SweepConfig:
     return make_config(objectives=["nme", objective])
 
 
-SPEEDS = [trial(0, [0.1] * 4, speed=1), trial(1, [0.2] * 4, speed=100), trial(2, [0.1 * math.sqrt(2)] * 4, speed=10)]
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
-def test_two_objectives_are_weighed_by_hand(weight):
-    shown = shown_values(two(SPEED), SPEEDS, weight)
-    units = {0: (0.0, 1.0), 1: (1.0, 0.0), 2: (0.5, 0.5)}  # in logarithms, each from 0 to 1
-    for number, (first, second) in units.items():
-        pair = weight * first, (1 - weight) * second
-        assert shown[number] == pytest.approx(max(pair) + 0.05 * sum(pair))
-
-
-def test_the_weight_decides_which_end_of_the_front_is_best():
-    def favourite(weight: float) -> int:
-        shown = shown_values(two(SPEED), SPEEDS, weight)
-        return min(shown, key=shown.get)
-
-    assert [favourite(w) for w in (0.05, 0.5, 0.95)] == [1, 2, 0]
-
-
-def test_a_failure_rate_is_weighed_as_it_is():
-    records = [trial(0, [0.1] * 4, fr10=0.5), trial(1, [0.2] * 4, fr10=0.0), trial(2, [0.2] * 4, fr10=0.25)]
-    shown = shown_values(two(FAILURES), records, 0.0)
-    assert shown == {0: pytest.approx(1.05), 1: pytest.approx(0.0), 2: pytest.approx(0.525)}
+def test_with_one_objective_the_lower_nme_is_better():
+    records = [trial(0, [0.4, 0.3]), trial(1, [0.4, 0.2], State.PAUSED), trial(2, [0.4]), trial(3, [0.5, 0.2])]
+    assert order(make_config(), records, 2) == [1, 3, 0]
+    assert order(make_config(), records, 4) == []
 
 
 @pytest.mark.parametrize("state", [State.DIVERGED, State.INFEASIBLE])
-def test_with_two_objectives_bad_trials_are_as_bad_as_the_worst_too(state):
-    bad = trial(3, [0.001], state, speed=1e6)
-    for weight in (0.0, 0.3, 1.0):
-        shown = shown_values(two(SPEED), [*SPEEDS, bad], weight)
-        assert shown[3] == max(shown[n] for n in range(3))
-        assert {n: shown[n] for n in range(3)} == shown_values(two(SPEED), SPEEDS, weight)
+@pytest.mark.parametrize("config", [make_config(), two(SPEED)], ids=["one", "two"])
+def test_diverged_and_infeasible_trials_are_the_worst(state, config):
+    records = [trial(0, [0.1] * 4, speed=1), trial(1, [0.001] * 2, state, speed=9), trial(2, [0.2] * 4, speed=1)]
+    assert order(config, [*records, trial(3, [], state)], 2) == [0, 2, 1, 3]
+    assert order(config, [*records, trial(3, [], state)], 4) == [0, 2, 1]  # one rung beyond what it came to
 
 
-def test_a_trial_without_the_second_value_counts_as_the_worst_in_it():
-    shown = shown_values(two(SPEED), [*SPEEDS, trial(3, [0.1] * 4)], 0.5)
-    assert shown[3] == pytest.approx(shown[0])
+def test_with_two_objectives_those_come_first_that_few_beat_in_both():
+    records = [
+        trial(0, [0.1] * 2, speed=50),
+        trial(1, [0.2] * 2, speed=500),
+        trial(2, [0.3] * 2, speed=40),
+        trial(3, [0.05] * 2, speed=10),
+        trial(4, [0.2] * 2),  # without a speed it is beaten by all that are no worse in NME
+    ]
+    assert order(two(SPEED), records, 2) == [3, 0, 1, 4, 2]
+    records[2] = trial(2, [0.3] * 2, speed=400)
+    assert order(two(SPEED), records, 2) == [3, 0, 1, 2, 4]
 
 
-def test_two_objectives_with_few_trials():
-    assert shown_values(two(SPEED), [], 0.5) == {}
-    assert shown_values(two(SPEED), [trial(0, [], State.RUNNING)], 0.5) == {}
-    assert shown_values(two(SPEED), SPEEDS[:1], 0.5) == {0: 0.0}
+def test_a_lower_failure_rate_is_better():
+    records = [trial(0, [0.1] * 2, fr10=0.5), trial(1, [0.2] * 2, fr10=0.0), trial(2, [0.2] * 2, fr10=0.6)]
+    assert order(two(FAILURES), records, 2) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("objective", [SPEED, FAILURES])
+def test_who_is_on_the_front_is_beaten_by_none_at_a_rung_either(objective, seed):
+    records = [r for r in random_records(seed, objective, ties=False) if r.state is State.COMPLETE and r.metrics]
+    config = SweepConfig(
+        space={"optim.lr": {"log_uniform": [1e-4, 1e-2]}},
+        objectives=["nme", objective],
+        train={"optim": {"epochs": 1}},
+    )
+    front = {r.number for r in pareto_front(objective, records)}
+    assert set(order(config, records, 1)[: len(front)]) >= front
 
 
 @pytest.mark.parametrize("objectives", [["nme"], ["nme", SPEED]], ids=["one", "two"])
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_draw_is_the_same_whenever_it_is_asked_and_in_the_space(objectives, sampler):
-    config = make_config(objectives=objectives, sampler={"name": sampler, "startup_trials": 2})
+@pytest.mark.parametrize("sampler", ["rank_gp", "tpe", "random"])
+def test_a_suggestion_is_the_same_whenever_it_is_asked_and_in_the_space(objectives, sampler):
+    config = make_config(objectives=objectives, sampler={"name": sampler, "startup_trials": 2, "random_share": 0.0})
     bad = [trial(3, [0.3], State.DIVERGED), trial(4, [], State.RUNNING), trial(5, [0.1], State.FAILED)]
-    records = [*SPEEDS, *bad]
-    first = draw(config, records, 6)
-    assert first == draw(config, records, 6)
-    assert first != draw(config, records, 6, attempt=1)
-    assert 1e-4 <= first["optim.lr"] <= 1e-2
+    speeds = {0: (0.1, 1), 1: (0.2, 100), 2: (0.15, 10)}
+    records = [trial(n, [nme] * 4, speed=speed) for n, (nme, speed) in speeds.items()] + bad
+
+    def suggest(attempt: int = 0) -> dict:
+        return Sampler(config, Trials(config, records)).suggest(6, {}, attempt)
+
+    assert suggest() == suggest() != suggest(9)
+    assert 1e-4 <= suggest()["optim.lr"] <= 1e-2
 
 
-def test_failed_trials_do_not_change_what_is_drawn():
-    config = make_config(sampler={"name": "tpe", "startup_trials": 2})
-    failed = trial(3, [0.05, 0.001], State.FAILED)
-    paused = [*SPEEDS, trial(4, [0.3], State.PAUSED)]
-    assert draw(config, [*paused, failed], 9) == draw(config, paused, 9)
+@pytest.mark.parametrize("sampler", ["rank_gp", "tpe"])
+def test_what_a_failed_trial_had_reached_does_not_change_what_is_suggested(sampler):
+    config = make_config(sampler={"name": sampler, "startup_trials": 2, "random_share": 0.0})
+    records = [trial(n, [0.1 + n / 100] * 4) for n in range(4)]
+    one, other = (
+        Sampler(config, Trials(config, [*records, trial(4, curve, State.FAILED)])).suggest(5, {})
+        for curve in ([], [0.05, 0.001])
+    )
+    assert one == other

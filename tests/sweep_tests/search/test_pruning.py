@@ -8,11 +8,17 @@ import random
 import pytest
 
 from sweep.core.config import PrunerConfig
-from sweep.search.pruners import last_rung, promotable, rungs, should_prune
+from sweep.search.pruners import should_prune
+from sweep.search.rungs import Rung, rung_epochs
 
 
 def halving(min_epochs=1, reduction=2) -> PrunerConfig:
     return PrunerConfig(name="successive_halving", pause=False, min_epochs=min_epochs, reduction=reduction)
+
+
+def prunes(config: PrunerConfig, number: int, epoch: int, curves: dict[int, dict[int, float]]) -> bool:
+    """Whether a trial of a long training is stopped for good."""
+    return should_prune(config, rung_epochs(config.min_epochs, config.reduction, 1000), number, epoch, curves)
 
 
 def flat(values: dict[int, float], epochs: int) -> dict[int, dict[int, float]]:
@@ -21,20 +27,7 @@ def flat(values: dict[int, float], epochs: int) -> dict[int, dict[int, float]]:
 
 
 def stopped(config: PrunerConfig, epoch: int, curves: dict[int, dict[int, float]]) -> set[int]:
-    return {number for number in curves if epoch in curves[number] and should_prune(config, number, epoch, curves)}
-
-
-@pytest.mark.parametrize(
-    ("first", "reduction", "rungs"),
-    [
-        (1, 2, [1, 2, 2, 4, 4, 4, 4, 8, 8]),
-        (2, 3, [None, 2, 2, 2, 2, 6, 6, 6, 6]),
-        (3, 2, [None, None, 3, 3, 3, 6, 6, 6, 6]),
-        (9, 3, [None] * 8 + [9]),
-    ],
-)
-def test_rungs(first, reduction, rungs):
-    assert [last_rung(epoch, first, reduction) for epoch in range(1, 10)] == rungs
+    return {number for number in curves if epoch in curves[number] and prunes(config, number, epoch, curves)}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +48,7 @@ def test_rungs(first, reduction, rungs):
 )
 def test_the_better_half_of_a_rung_goes_on(others, own, goes_on):
     curves = {number: {1: value} for number, value in enumerate(others)} | {9: {1: own}}
-    assert should_prune(halving(), 9, 1, curves) is not goes_on
+    assert prunes(halving(), 9, 1, curves) is not goes_on
 
 
 @pytest.mark.parametrize(
@@ -74,17 +67,17 @@ def test_nothing_stops_before_the_first_rung():
 
 def test_the_value_at_the_rung_counts_not_the_last_one():
     curves = {0: {1: 0.5, 2: 0.4}, 1: {1: 0.4, 2: 0.39}, 2: {1: 0.6, 2: 0.5, 3: 0.01}}
-    assert should_prune(halving(min_epochs=2), 2, 3, curves)  # 0.5 at epoch 2 is the worst of three; two go on
-    assert not should_prune(halving(min_epochs=2), 0, 2, curves)
+    assert prunes(halving(min_epochs=2), 2, 3, curves)  # 0.5 at epoch 2 is the worst of three; two go on
+    assert not prunes(halving(min_epochs=2), 0, 2, curves)
 
 
 def test_the_first_at_a_rung_is_compared_again_when_others_have_come():
     curves = {0: {1: 0.8}}
-    assert not should_prune(halving(), 0, 1, curves)
+    assert not prunes(halving(), 0, 1, curves)
     curves = {0: {1: 0.8, 2: 0.7, 3: 0.6}, 1: {1: 0.3}, 2: {1: 0.2}}
-    assert not should_prune(halving(), 0, 3, curves)  # alone at its last rung, epoch 2
+    assert not prunes(halving(), 0, 3, curves)  # alone at its last rung, epoch 2
     curves[1][2] = 0.2
-    assert should_prune(halving(), 0, 3, curves)  # now one of two goes on there
+    assert prunes(halving(), 0, 3, curves)  # now one of two goes on there
 
 
 def test_a_table_of_four_trials_over_four_epochs():
@@ -101,25 +94,6 @@ def test_a_table_of_four_trials_over_four_epochs():
 
 
 @pytest.mark.parametrize(
-    ("number", "rungs"),
-    [(0, [1, 2, 4, 8]), (1, [2, 4, 8]), (2, [1, 2, 4, 8]), (3, [4, 8]), (5, [2, 4, 8]), (10, [4, 8])],
-)
-def test_hyperband_gives_each_bracket_a_first_rung_of_its_own(number, rungs):
-    config = PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=3)
-    better, worse = flat({98: 0.1, 99: 0.1, 101: 0.1}, 8), flat({number: 0.9}, 8)  # one a bracket
-    first = rungs[0]
-    for epoch in range(1, 9):
-        assert should_prune(config, number, epoch, better | worse) is (epoch >= first)
-
-
-def test_hyperband_with_one_bracket_is_successive_halving():
-    config = PrunerConfig(name="hyperband", pause=False, min_epochs=2, reduction=3, brackets=1)
-    curves = flat({number: 0.1 + number / 100 for number in range(7)}, epochs=9)
-    for epoch in range(1, 10):
-        assert stopped(config, epoch, curves) == stopped(halving(2, 3), epoch, curves)
-
-
-@pytest.mark.parametrize(
     ("others", "own", "stops"),
     [
         ([0.1, 0.2, 0.3], 0.9, False),  # three others, four are needed
@@ -133,14 +107,14 @@ def test_hyperband_with_one_bracket_is_successive_halving():
 def test_median_stops_what_is_worse_than_half_of_the_others(others, own, stops):
     config = PrunerConfig(name="median", min_epochs=2, startup_trials=4)
     curves = flat(dict(enumerate(others)) | {9: own}, epochs=3)
-    assert [should_prune(config, 9, epoch, curves) for epoch in (1, 2, 3)] == [False, stops, stops]
+    assert [prunes(config, 9, epoch, curves) for epoch in (1, 2, 3)] == [False, stops, stops]
 
 
 def test_median_counts_only_who_came_as_far():
     config = PrunerConfig(name="median", min_epochs=1, startup_trials=2)
     curves = {0: {1: 0.1, 2: 0.1}, 1: {1: 0.1}, 2: {1: 0.5, 2: 0.4}}
-    assert should_prune(config, 2, 1, curves)
-    assert not should_prune(config, 2, 2, curves)  # one other at epoch 2, two are needed
+    assert prunes(config, 2, 1, curves)
+    assert not prunes(config, 2, 2, curves)  # one other at epoch 2, two are needed
 
 
 def test_none_stops_nothing():
@@ -152,7 +126,6 @@ def test_none_stops_nothing():
 ALL = [
     halving(),
     halving(2, 3),
-    PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=2),
     PrunerConfig(name="median", min_epochs=1, startup_trials=2),
     PrunerConfig(name="none"),
 ]
@@ -175,26 +148,26 @@ def test_asking_again_gives_the_same_and_changes_nothing(config, seed):
     curves = random_curves(seed)
     before = copy.deepcopy(curves)
     questions = [(number, epoch) for number, curve in curves.items() for epoch in curve]
-    answers = [should_prune(config, *question, curves) for question in questions]
-    assert [should_prune(config, *question, curves) for question in questions] == answers
-    assert [should_prune(config, *question, curves) for question in reversed(questions)] == answers[::-1]
+    answers = [prunes(config, *question, curves) for question in questions]
+    assert [prunes(config, *question, curves) for question in questions] == answers
+    assert [prunes(config, *question, curves) for question in reversed(questions)] == answers[::-1]
     assert curves == before
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
 def test_the_order_in_which_trials_reported_does_not_matter(config):
     curves = {number: curve for number, curve in random_curves(3).items() if number < 5}
-    expected = {n: should_prune(config, n, max(curves[n]), curves) for n in curves}
+    expected = {n: prunes(config, n, max(curves[n]), curves) for n in curves}
     for order in itertools.permutations(curves):
         shuffled = {number: curves[number] for number in order}
-        assert {n: should_prune(config, n, max(curves[n]), shuffled) for n in curves} == expected
+        assert {n: prunes(config, n, max(curves[n]), shuffled) for n in curves} == expected
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
 def test_the_best_of_all_is_never_stopped(config):
     for seed in range(20):
         curves = random_curves(seed) | {8: dict.fromkeys(range(1, 10), 1e-9)}
-        assert not any(should_prune(config, 8, epoch, curves) for epoch in range(1, 10))
+        assert not any(prunes(config, 8, epoch, curves) for epoch in range(1, 10))
 
 
 def test_an_infinite_value_is_the_worst():
@@ -202,65 +175,22 @@ def test_an_infinite_value_is_the_worst():
     assert stopped(halving(), 1, curves) == {1}
 
 
-def test_brackets_of_hyperband_do_not_compete():
-    """Trial 1, alone in its bracket, is worse than bracket 0 at its first rung and goes on all the same."""
-    config = PrunerConfig(name="hyperband", pause=False, min_epochs=1, reduction=2, brackets=2)
-    curves = {0: {1: 0.1, 2: 0.1}, 1: {1: 0.9, 2: 0.8}, 2: {1: 0.2, 2: 0.2}}
-    assert not should_prune(config, 1, 2, curves)
-    assert should_prune(config, 2, 2, curves)
-
-
 # Pausing
 
 
-def pausing(name="successive_halving", **changes) -> PrunerConfig:
-    return PrunerConfig(name=name, pause=True, **{"min_epochs": 1, "reduction": 3, **changes})
+def pausing(**changes) -> PrunerConfig:
+    return PrunerConfig(pause=True, **{"min_epochs": 1, "reduction": 3, **changes})
 
 
-@pytest.mark.parametrize(
-    ("min_epochs", "reduction", "epochs", "expected"),
-    [
-        (1, 3, 1, []),
-        (1, 3, 2, [1]),
-        (1, 3, 9, [1, 3]),  # at its last epoch a trial is complete
-        (1, 3, 10, [1, 3, 9]),
-        (1, 3, 210, [1, 3, 9, 27, 81]),
-        (2, 2, 20, [2, 4, 8, 16]),
-        (5, 4, 80, [5, 20]),
-        (8, 3, 8, []),
-        (9, 3, 8, []),
-        (7, 3, 8, [7]),
-    ],
-)
-def test_trials_pause_at_the_rungs_before_their_last_epoch(min_epochs, reduction, epochs, expected):
-    config = pausing(min_epochs=min_epochs, reduction=reduction)
-    assert [list(rungs(config, number, epochs)) for number in (0, 1, 7)] == [expected] * 3
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [(0, [1, 3, 9]), (1, [3, 9]), (2, [1, 3, 9]), (3, [9]), (5, [3, 9]), (7, []), (11, [9]), (15, [1, 3, 9]), (22, [])],
-)
-def test_trials_of_a_later_bracket_pause_later_or_never(number, expected):
-    assert list(rungs(pausing("hyperband", brackets=4), number, 27)) == expected
-
-
-def test_the_first_rung_of_a_bracket_grows_with_the_first_epoch():
-    config = pausing("hyperband", min_epochs=2, reduction=2, brackets=2)
-    assert [rungs(config, number, 17) for number in (0, 1)] == [(2, 4, 8, 16), (4, 8, 16)]
-
-
-@pytest.mark.parametrize(
-    "config", [halving(), pausing("median"), pausing("none"), PrunerConfig(name="hyperband", pause=False)]
-)
-def test_who_stops_for_good_or_never_has_no_rungs(config):
-    assert rungs(config, 0, 100) == ()
-
-
-@pytest.mark.parametrize("config", [pausing(), pausing("hyperband", brackets=3), pausing("hyperband", reduction=2)])
+@pytest.mark.parametrize("config", [pausing(), pausing(reduction=2)])
 def test_who_pauses_never_stops_a_trial_for_good(config):
     curves = flat({number: number / 10 for number in range(1, 10)}, epochs=9)
     assert all(stopped(config, epoch, curves) == set() for epoch in range(1, 10))
+
+
+def promotable(values: dict[int, float], reduction: int = 3) -> set[int]:
+    """Of trials that all wait at a rung, those that deserve to go on."""
+    return {number for _, number in Rung.of(values, values).deserving(reduction)}
 
 
 @pytest.mark.parametrize(
@@ -279,61 +209,20 @@ def test_who_pauses_never_stops_a_trial_for_good(config):
     ],
 )
 def test_the_best_third_of_a_rung_is_promoted(values, expected):
-    assert promotable(pausing(), values) == expected
+    assert promotable(values) == expected
 
 
 @pytest.mark.parametrize(("reduction", "count"), [(2, 6), (3, 4), (4, 3), (5, 2), (12, 1), (13, 0)])
 def test_the_reduction_says_how_many_are_promoted(reduction, count):
-    values = {number: number / 100 for number in range(12)}
-    assert promotable(pausing(reduction=reduction), values) == set(range(count))
-
-
-def test_each_bracket_promotes_its_own():
-    config = pausing("hyperband", reduction=2, brackets=3)
-    values = {0: 0.9, 2: 0.8, 4: 0.7, 6: 0.6} | {1: 0.1, 5: 0.2} | {3: 0.01}
-    assert promotable(config, values) == {4, 6, 1}
-    assert promotable(pausing(reduction=2), values) == {3, 1, 5}  # seven in one bracket
-
-
-BRACKETS = {1: "0", 2: "010", 3: "0102010", 4: "010201030102010"}  # of the trials in turn, again and again
-
-
-@pytest.mark.parametrize("brackets", BRACKETS)
-def test_each_bracket_has_half_as_many_trials_as_the_one_before(brackets):
-    config, turn = pausing("hyperband", reduction=2, brackets=brackets), BRACKETS[brackets]
-    firsts = [rungs(config, number, 100)[0] for number in range(3 * len(turn))]
-    assert firsts == [2 ** int(bracket) for bracket in 3 * turn]
-    assert [firsts.count(2**i) for i in range(brackets)] == [3 * 2 ** (brackets - 1 - i) for i in range(brackets)]
+    assert promotable({number: number / 100 for number in range(12)}, reduction) == set(range(count))
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_promoted_are_the_first_of_their_bracket_whatever_the_order(seed):
+def test_promoted_are_the_first_whatever_the_order(seed):
     draw = random.Random(seed)
-    config = pausing(
-        draw.choice(["successive_halving", "hyperband"]), reduction=draw.randint(2, 5), brackets=draw.randint(1, 4)
-    )
+    reduction = draw.randint(2, 5)
     values = {n: draw.choice([0.1, 0.2, draw.random()]) for n in draw.sample(range(100), draw.randint(0, 40))}
-    promoted = promotable(config, values)
-    shuffled = draw.sample(list(values.items()), len(values))
-    assert promotable(config, dict(shuffled)) == promoted
-    turn = BRACKETS[config.brackets if config.name == "hyperband" else 1]
-    for bracket in sorted(set(turn)):
-        rivals = {n for n in values if turn[n % len(turn)] == bracket}
-        chosen = promoted & rivals
-        assert len(chosen) == len(rivals) // config.reduction
-        best = sorted((values[n], n) for n in chosen)
-        assert all(best[-1] < (values[n], n) for n in rivals - chosen if best)
-    assert promoted <= values.keys()
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_another_trial_at_a_rung_never_lowers_the_number_of_promoted_and_a_worse_one_ousts_nobody(seed):
-    draw = random.Random(seed)
-    values: dict[int, float] = {}
-    for number in range(40):
-        before = promotable(pausing(), values)
-        values[number] = draw.random()
-        after = promotable(pausing(), values)
-        assert len(after) - len(before) == (len(values) % 3 == 0)
-        if values[number] == max(values.values()):
-            assert before <= after
+    promoted = promotable(values, reduction)
+    assert promotable(dict(draw.sample(list(values.items()), len(values))), reduction) == promoted
+    ordered = sorted(values, key=lambda n: (values[n], n))
+    assert promoted == set(ordered[: len(values) // reduction])

@@ -1,29 +1,26 @@
 """What is kept up to date is what looking through all trials anew would find, after every change."""
 
-import itertools
 import math
 import random
-from statistics import median
 
 import pytest
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search import samplers
-from sweep.search.curve_forecast import Promises
-from sweep.search.pruners import Rung, promotable
-from sweep.search.samplers import Past, draw
-from sweep.search.scheduler import goes_on, next_step, worst_paused
+from sweep.search.rungs import USELESS, Rung
+from sweep.search.sampling.rank_gp import score
+from sweep.search.sampling.sampler import Sampler
+from sweep.search.scheduler import next_step, worst_paused
 from sweep.search.trial_table import Trials
 
-EPOCHS = 9  # with rungs at 1 and 3, in the second bracket at 3 only
+EPOCHS = 9  # with rungs at 1 and 3
 ENDS = (State.PRUNED, State.COMPLETE, State.DIVERGED, State.FAILED, State.INFEASIBLE)
 
 
 def make_config(**changes) -> SweepConfig:
     tree = {
         "space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}, "optim.warmup_steps": {"int": [0, 9]}},
-        "pruner": {"name": "hyperband", "min_epochs": 1, "reduction": 3, "paused": 5},
+        "pruner": {"min_epochs": 1, "reduction": 3, "paused": 5},
         "train": {"optim": {"epochs": EPOCHS}},
         "trials": 200,
     }
@@ -50,10 +47,9 @@ def stories(seed: int, trials: int = 40):
 def changed(record: TrialRecord, rng: random.Random) -> TrialRecord:
     """One more epoch, a pause at a rung, a resumption or an end."""
     given, epochs = vars(record), record.epochs
-    rungs = (1, 3) if record.number % 3 != 1 else (3,)
     if record.state is State.PAUSED:
         return TrialRecord(**{**given, "state": rng.choice([State.RUNNING, State.PRUNED])})
-    if epochs in rungs and record.repeats is None and rng.random() < 0.6:
+    if epochs in (1, 3) and record.repeats is None and rng.random() < 0.6:
         return TrialRecord(**{**given, "state": State.PAUSED})
     if epochs == EPOCHS or (epochs and rng.random() < 0.1):
         return TrialRecord(**{**given, "state": State.COMPLETE if epochs == EPOCHS else rng.choice(ENDS)})
@@ -79,84 +75,90 @@ def test_trials_kept_up_to_date_are_those_looked_through_anew(seed):
         assert worst_paused(config, kept) == worst_paused(config, records) == worst_by_hand(records)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_who_goes_on_is_who_is_promotable(seed):
-    config = make_config()
-    kept = Trials(config)
-    for record, records in stories(seed):
-        kept.put(record)
-        for r in records:
-            rung = r.epochs
-            if r.repeats is None and rung in ((1, 3) if r.number % 3 != 1 else (3,)):
-                values = {o.number: o.curve[rung] for o in records if rung in o.curve and o.repeats is None}
-                assert goes_on(config, kept, r.number) is (r.number in promotable(config.pruner, values))
-
-
 def worst_by_hand(records: list[TrialRecord]) -> TrialRecord | None:
     paused = [r for r in records if r.state is State.PAUSED]
     return max(paused, key=lambda r: (-r.epochs, r.best_nme, r.number)) if len(paused) > 5 else None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_promises_kept_up_to_date_are_those_of_all_curves(seed):
-    kept = Promises(EPOCHS)
+def test_rungs_and_leader_are_those_of_all_records(seed):
+    config = make_config()
+    kept = Trials(config)
     for record, records in stories(seed):
-        kept.put(record, counts=record.state is not State.DIVERGED)
-        counted = [r for r in records if r.state is not State.DIVERGED]
-        assert kept.ends() == pytest.approx(ends_by_hand(counted), rel=1e-12)
-        assert kept.ends() == Promises(EPOCHS, counted).ends()
+        kept.put(record)
+        mine = [r for r in records if r.repeats is None]
+        for epoch, rung in kept.rungs.items():
+            came = {r.number: value for r in mine if (value := value_at(r, epoch)) is not None}
+            assert rung.arrived == sorted((value, number) for number, value in came.items())
+            waiting = [(r.best_nme, r.number) for r in mine if r.state is State.PAUSED and r.epochs == epoch]
+            assert rung.waiting == sorted(waiting)
+        assert kept.settled == sum(r.state.finished or r.epochs >= 1 for r in mine)
+        assert kept.early == [r.number for r in mine if not r.state.finished and r.epochs < 1]
+        good = [r for r in mine if r.curve and r.state not in (*USELESS, State.FAILED)]
+        assert kept.leader == min(good, key=lambda r: (r.best_nme, r.number), default=None)
 
 
-def ends_by_hand(records: list[TrialRecord]) -> dict[int, float]:
-    curves = {r.number: r.curve for r in records if r.curve}
-    fall, falls = 0.0, {EPOCHS: 0.0}
-    for here, later in reversed(list(itertools.pairwise(sorted({max(c) for c in curves.values()} | {EPOCHS})))):
-        both = [math.log(c[later] / c[here]) for c in curves.values() if later in c and here in c]
-        fall += median(both) if both else 0.0
-        falls[here] = fall
-    return {number: math.log(curve[max(curve)]) + falls[max(curve)] for number, curve in curves.items()}
+def value_at(record: TrialRecord, rung: int) -> float | None:
+    """By the rule: the NME there; of one that is of no use the worst, also at the rung that it was on its way to."""
+    if record.state is State.FAILED:
+        return None
+    if record.state in USELESS:
+        before = max(epoch for epoch in (0, 1, 3) if epoch < rung)
+        return math.inf if record.epochs >= before else None
+    return record.curve.get(rung)
 
 
-def test_a_rung_knows_its_best_and_who_of_them_waits():
+def test_a_rung_knows_who_of_its_best_waits():
     rung = Rung()
     for number, value in enumerate([0.3, 0.1, 0.2, 0.1, 0.5, 0.4]):
         rung.come(number, value)
     rung.wait(3, 0.1)
     rung.wait(0, 0.3)
-    assert [rung.deserves(n, v, 3) for v, n in rung.arrived] == [True, True, False, False, False, False]
     assert rung.deserving(3) == [(0.1, 3)]
+    assert rung.deserving(2) == [(0.1, 3)]
+    assert rung.deserving(1) == [(0.1, 3), (0.3, 0)]
     rung.leave(3, 0.1)
     assert rung.deserving(3) == []
     assert rung.waiting == [(0.3, 0)]
+    rung.forget(3, 0.1)
+    assert rung.arrived[0] == (0.1, 1)
+    assert len(rung.arrived) == 5
 
 
+def test_where_another_version_has_paused_a_trial_it_waits_at_the_rung_before():
+    config = make_config()
+    kept = Trials(config, [TrialRecord(0, {}, State.PAUSED, {1: 0.2, 2: 0.1}), TrialRecord(1, {}, State.PAUSED)])
+    assert kept.rungs[1].waiting == [(0.1, 0), (math.inf, 1)]
+    kept.put(TrialRecord(0, {}, State.RUNNING, {1: 0.2, 2: 0.1}))
+    assert kept.rungs[1].waiting == [(math.inf, 1)]
+
+
+@pytest.mark.parametrize("name", ["rank_gp", "tpe"])
 @pytest.mark.parametrize("seed", range(2))
-def test_a_draw_is_the_same_from_what_is_kept_and_from_records(seed, monkeypatch):
-    config = make_config(sampler={"name": "tpe", "startup_trials": 3, "random_share": 0.0})
-    kept = Past(config)
+def test_a_suggestion_is_the_same_from_what_is_kept_and_from_records(seed, name):
+    config = make_config(sampler={"name": name, "startup_trials": 3, "random_share": 0.0})
+    kept = Trials(config)
+    sampler = Sampler(config, kept)
     for step, (record, records) in enumerate(stories(seed)):
         kept.put(record)
         if step % 5 == 0:
-            assert draw(config, kept, len(records)) == draw(config, records, len(records))
-    monkeypatch.setattr(samplers, "_SHOWN", 20)  # the same where not all are shown
-    monkeypatch.setattr(samplers, "_GOOD", 5)
-    assert draw(config, kept, 99) == draw(config, records, 99) == draw(config, Past(config, reversed(records)), 99)
+            anew = Sampler(config, Trials(config, records))
+            assert sampler.suggest(len(records), {}) == anew.suggest(len(records), {})
 
 
-def test_of_very_many_trials_the_best_and_a_sample_are_shown(monkeypatch):
+def test_of_very_many_trials_the_best_and_an_even_part_are_shown(monkeypatch):
     config = make_config(sampler={"name": "tpe"})
     params = {"optim.lr": 1e-3, "optim.warmup_steps": 0}
-    past = Past(config)
-    monkeypatch.setattr(samplers, "_SHOWN", 60)
+    monkeypatch.setattr("sweep.search.sampling.sampler._SHOWN", 60)
+    table = Trials(config)
     for number in range(300):
         state = State.FAILED if number % 10 == 9 else State.PRUNED
-        past.put(TrialRecord(number, params, state, {1: 0.1 + abs(number - 150) / 1000}))
-        if number == 59:
-            assert [t.number - 1 for t in past.shown(0.5)] == [n for n in range(60) if n % 10 != 9]
-    numbers = [t.number - 1 for t in past.shown(0.5)]
+        table.put(TrialRecord(number, params, state, {1: 0.1 + abs(number - 150) / 1000}))
+    shown = Sampler(config, table)._shown(score([rung.arrived for rung in table.rungs.values()]))
+    numbers = [t.number - 1 for t in shown]
     assert numbers == sorted(set(numbers))
-    assert 35 < len(numbers) <= 60
+    assert len(numbers) == 60
     assert not any(n % 10 == 9 for n in numbers)
-    assert {n for n in range(137, 164) if n % 10 != 9} <= set(numbers)  # the 25 best
-    assert min(numbers) < 60
-    assert max(numbers) > 240
+    assert {n for n in range(137, 163) if n % 10 != 9} <= set(numbers)  # the best
+    assert min(numbers) < 30
+    assert max(numbers) > 270

@@ -173,7 +173,7 @@ def test_a_budget_of_trials_or_of_hours_ends_the_sweeps(ask):
 
 def test_without_a_sweep_the_demo_is_simulated(here, capsys):
     assert simulate.main(["--curves", "curves.json.gz", "--repeats", "1", "--trials", "6"]) == 0
-    assert "1 simulated sweeps of tpe and hyperband" in capsys.readouterr().out
+    assert "1 simulated sweeps of rank_gp and successive_halving" in capsys.readouterr().out
 
 
 def test_trials_have_the_sweeps_own_epochs_and_it_is_said_that_the_recorded_are_stretched(ask, here):

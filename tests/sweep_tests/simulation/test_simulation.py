@@ -13,7 +13,7 @@ from made_up_curves import CORNER, EPOCHS, LRS, SPACE, WEIGHTS, analytic, make_c
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State
 from sweep.search.controller import Ledger
-from sweep.search.samplers import derived_seed
+from sweep.search.sampling.sampler import derived_seed
 from sweep.search.study import Study
 from sweep.simulation.recorded_curves import Curve, Curves
 from sweep.simulation.simulator import History, simulate
@@ -374,7 +374,8 @@ def decisions(records: list) -> list[tuple]:
     [
         pytest.param(0, {}, id="halving"),
         pytest.param(1, {"sampler": {"name": "tpe", "startup_trials": 4}}, id="tpe"),
-        pytest.param(2, {"pruner": {"name": "hyperband", "min_epochs": 1, "reduction": 2}}, id="hyperband"),
+        pytest.param(2, {"pruner": {"min_epochs": 1, "reduction": 2}}, id="all_rungs"),
+        pytest.param(3, {"sampler": {"startup_trials": 4}}, id="few_first"),
         pytest.param(3, {"pruner": {"min_epochs": 1, "reduction": 2, "paused": 2}}, id="few_paused"),
         pytest.param(4, {"pruner": {"name": "median", "min_epochs": 2}}, id="median"),
         pytest.param(5, {"pruner": {"name": "none"}, "known": [CORNER], "epochs": 50}, id="diverging"),

@@ -1,0 +1,166 @@
+"""The default sampler: a first design, then expected improvement by a Gaussian process on the ranks of trials.
+
+Values at different rungs say little about each other, so ranks are compared: a trial's rank is that at the first rung,
+and those that came to a further one are sorted anew among themselves, over the ranks that they have. So one number
+stands for a trial, however far it came, and no curve is extrapolated. The model sees its normal score.
+
+Legend: N trials that have come to the first rung, D dimensions, C coordinates, T tried points, M candidates.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from sweep.core.trial import Params
+from sweep.search.sampling.unit_cube import Points, UnitCube
+
+Array = NDArray[np.float64]
+Arrivals = Sequence[tuple[float, int]]  # who has come to a rung: value and number, the best first
+
+_MODELLED = 200  # trials that the model is made of at most
+_ANYWHERE, _CENTRES, _AROUND = 300, 5, 40  # candidates: in the whole space; around each of so many best ones, so many
+_MOVED = (0.3, 0.6, 1.0)  # share of the dimensions in which a candidate is moved away from a good trial
+_STEPS = (0.03, 0.1, 0.25)  # how far, as a share of the range
+_REDRAWN = 0.4  # how probably a choice that is moved changes
+_APART = 0.3  # distance that candidates keep from all trials, in eight dimensions, while there is room for it
+_SAME = 1e-9  # distance of what is the same
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ranks say of trials, by rank, the best first.
+
+    Attributes:
+        numbers: of the trials, (N,).
+        scores: normal scores (van der Waerden 1952), less is better, (N,).
+        progress: the furthest rung of each: 0 for the first, 1 for the last, (N,).
+    """
+
+    numbers: NDArray[np.int64]
+    scores: Array
+    progress: Array
+
+    def thinned(self, count: int) -> Scores:
+        """At most so many: half of them the best, the others evenly from the rest."""
+        if len(self.numbers) <= count:
+            return self
+        rest = np.linspace(count // 2, len(self.numbers) - 1, count - count // 2).round().astype(np.int64)
+        kept = np.concatenate([np.arange(count // 2), rest])
+        return Scores(self.numbers[kept], self.scores[kept], self.progress[kept])
+
+
+def score(rungs: Sequence[Arrivals]) -> Scores:
+    """Ranks the trials that have come to the first rung.
+
+    Args:
+        rungs: who has come to each rung, from the first to the last.
+    """
+    from scipy.special import ndtri
+
+    numbers = [number for _, number in rungs[0]]
+    furthest = dict.fromkeys(numbers, 0)
+    for index, arrivals in enumerate(rungs[1:], start=1):
+        came = [number for _, number in arrivals]
+        ranks = {number: rank for rank, number in enumerate(numbers)}
+        for rank, number in zip(sorted(ranks[n] for n in came), came, strict=True):
+            numbers[rank], furthest[number] = number, index
+    shares = (np.arange(len(numbers)) + 0.5) / max(1, len(numbers))
+    progress = np.array([furthest[number] for number in numbers]) / max(1, len(rungs) - 1)
+    return Scores(np.array(numbers, np.int64), ndtri(shares), progress)
+
+
+def design(cube: UnitCube, index: int, seed: int) -> Params:
+    """A value for every dimension: the point of this index in a scrambled Sobol sequence (Owen 1998)."""
+    from scipy.stats.qmc import Sobol
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a number of points that is no power of 2
+        shares = Sobol(len(cube.dimensions), scramble=True, rng=seed).random(index + 1)[index]
+    return cube.params(cube.spread(shares[None], conditions=False)[0])
+
+
+def propose(cube: UnitCube, points: Points, scores: Scores, waiting: Sequence[int], seed: int) -> Params | None:
+    """The candidate of the largest expected improvement (Jones, Schonlau and Welch 1998).
+
+    Args:
+        cube: the search space.
+        points: of all trials, by number, (T, D).
+        scores: of those that have come to the first rung.
+        waiting: those that are still on their way there: expected to be as good as the model says.
+        seed: of the candidates.
+
+    Returns:
+        None where every candidate was tried before.
+    """
+    with _blas().limit(limits=1, user_api="blas"):  # its threads would wait for each other while trials have the cores
+        return _propose(cube, points, scores, waiting, np.random.default_rng(seed))
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _propose(
+    cube: UnitCube, points: Points, scores: Scores, waiting: Sequence[int], rng: np.random.Generator
+) -> Params | None:
+    from sweep.search.sampling.gaussian_process import GaussianProcess  # with parts of scipy that take long to import
+
+    coordinates, known = cube.coordinates(points), scores.thinned(_MODELLED)
+    model = GaussianProcess(coordinates[known.numbers], cube.owners, known.scores, known.progress)
+    if waiting:
+        model.add(coordinates[list(waiting)])
+    seen = np.concatenate([known.numbers, np.array(waiting, np.int64)])
+    expected = model.predict(coordinates[seen])[0]
+    best = seen[np.argsort(expected, kind="stable")[:_CENTRES]]
+    candidates = _new(cube, _candidates(cube, points[best], rng), coordinates)
+    if not len(candidates):
+        return None
+    gains = _expected_improvement(*model.predict(cube.coordinates(candidates)), float(expected.min()))
+    return cube.params(candidates[int(gains.argmax())])
+
+
+def _expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    from scipy.special import ndtr
+
+    z = (best - mean) / deviation
+    return deviation * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))
+
+
+def _candidates(cube: UnitCube, centres: Points, rng: np.random.Generator) -> Points:
+    """Points anywhere, and points around the centres: (M, D)."""
+    anywhere = cube.spread(rng.random((_ANYWHERE, len(cube.dimensions))))
+    around = np.repeat(centres, _AROUND, axis=0)
+    shape = around.shape
+    elsewhere = cube.spread(rng.random(shape), conditions=False)
+    moved = rng.random(shape) < rng.choice(_MOVED, (shape[0], 1))
+    one = np.arange(shape[1]) == rng.integers(shape[1], size=(shape[0], 1))
+    moved |= one & ~moved.any(axis=1, keepdims=True)
+    steps = rng.normal(size=shape) * rng.choice(_STEPS, (shape[0], 1))
+    redrawn = rng.random(shape) < _REDRAWN
+    start = np.where(np.isnan(around), elsewhere, around)  # what was not searched there is drawn, should it be now
+    numbers = np.where(moved, start + steps, start)
+    choices = np.where(moved & redrawn, elsewhere, start)
+    return np.concatenate([anywhere, cube.snapped(np.where(cube.choices, choices, numbers))])
+
+
+def _new(cube: UnitCube, candidates: Points, tried: Array) -> Points:
+    """Those that keep their distance from all trials; where none does, those that are the same as none.
+
+    The distance shrinks from where balls of that radius around all trials would fill the space.
+    """
+    from scipy.spatial.distance import cdist
+
+    nearest, dimensions = cdist(cube.coordinates(candidates), tried).min(axis=1), len(cube.dimensions)
+    ball = math.pi ** (dimensions / 2) / math.gamma(dimensions / 2 + 1)  # of radius 1
+    filling = (len(tried) * ball) ** (-1 / dimensions)
+    far = nearest > min(_APART * math.sqrt(dimensions / 8), filling)
+    return candidates[far if far.any() else nearest > _SAME]
