@@ -5,9 +5,10 @@ Pure functions of config and records, so that the simulator and a driver that wa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
@@ -43,13 +44,11 @@ def next_step(
     room = BudgetCheck(config, trials, live, hours)
     if room.searching:
         takes_new = not full and room.takes_new()
-        if takes_new and config.pruner.pauses and trials.settled < first_design(config):
+        if takes_new and trials.settled < first_design(config):
             return Step("new")
-        for number in _deserving(config, trials):
-            if room.fits(trials[number]):
-                return Step("resume", number)
-        if takes_new:
-            return Step("new")
+        for step in _by_need(config, trials, live) if takes_new else _deserving(config, trials):
+            if step.kind == "new" or room.fits(trials[step.number]):
+                return step
     if not live and room.below(1.0) and (last := _unfinished(config, trials)) is not None and room.fits(trials[last]):
         return Step("resume", last)
     if config.repeats.share and room.takes_repeat() and len(config.objectives) == 1:
@@ -76,8 +75,26 @@ def worst_paused(config: SweepConfig, records: Sequence[TrialRecord]) -> TrialRe
     return trials[worst]
 
 
-def _deserving(config: SweepConfig, trials: Trials) -> list[int]:
-    """The paused trials that deserve to go on: those that have come further first, of equals the best."""
+def _by_need(config: SweepConfig, trials: Trials, live: Collection[int]) -> list[Step]:
+    """A new trial and the best that waits at each rung, what is needed most first.
+
+    All stretches between rungs are to get as many epochs; the first design, which is there to learn from, counts half.
+    """
+    running = Counter(trials.stops[number] for number in live if trials[number].repeats is None)
+    rungs = compared(config, trials)
+    half = min(len(rungs[0][1].arrived), first_design(config)) / 2
+    needs: list[tuple[float, int, Step]] = []
+    before, step = 0, cast(Step | None, Step("new"))
+    for index, (epoch, rung) in enumerate(rungs):
+        if step is not None:
+            handed = len(rung.arrived) + running[epoch] - (0 if index else half)
+            needs.append(((handed + 1) * (epoch - before), index, step))
+        before, step = epoch, Step("resume", rung.waiting[0][1]) if rung.waiting else None
+    return [step for *_, step in sorted(needs, key=lambda need: need[:2])]
+
+
+def _deserving(config: SweepConfig, trials: Trials) -> list[Step]:
+    """The paused trials that deserve to go on where no new ones begin: the furthest first, of equals the best."""
     reduction = config.pruner.reduction
-    places = [(-epoch, *place) for epoch, rung in compared(config, trials) for place in rung.deserving(reduction)]
-    return [number for *_, number in sorted(places)]
+    waiting = [(-epoch, *place) for epoch, rung in compared(config, trials) for place in rung.deserving(reduction)]
+    return [Step("resume", number) for *_, number in sorted(waiting)]

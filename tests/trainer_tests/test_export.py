@@ -34,6 +34,7 @@ BASE = {
     "model.backbone": "resnet18",
     "model.width": 8,
     "run.threads": 1,
+    "run.precision": "bfloat16",  # auto: on CPUs that have units for it only
 }
 HEADS = {
     "pyramid": {"model.head": "pyramid"},

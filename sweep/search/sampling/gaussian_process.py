@@ -1,6 +1,10 @@
-"""Gaussian-process regression with the most probable hyperparameters (Rasmussen and Williams 2006, chapters 2 and 5).
+"""A Gaussian process of what trials end at, seen through what they had at rungs (Rasmussen and Williams 2006).
 
-Legend: N points, C coordinates, D dimensions, each of which owns some of the coordinates.
+What is observed of a trial at a rung is the function at its configuration, plus a function of its own for what early
+rungs show wrongly, plus what is peculiar to the trial, plus noise. The second and a part of the third fade with the
+rungs, so that a later one tells more. The hyperparameters are the most probable ones.
+
+Legend: T trials, C coordinates, D dimensions, each of which owns some of the coordinates; N observations.
 """
 
 from __future__ import annotations
@@ -15,98 +19,126 @@ from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 _STEPS = 20  # of the search for hyperparameters
-_JITTER = 1e-8  # of the variance, or the Cholesky factor of close points may not exist
-_ROOT_5 = math.sqrt(5.0)
 _WIDEST = 5.0  # deviations from a prior's median at most
-# Priors, normal in the logarithm: median and deviation. The noise falls from epoch to epoch by exp(decay x progress).
-_LENGTH, _VARIANCE, _NOISE, _DECAY = (0.35, 0.8), (1.0, 0.5), (0.1, 1.0), (-1.5, 1.0)
+_ROOT_5 = math.sqrt(5.0)
+# Priors, normal in the logarithm: median and deviation. Lengthscales, for one dimension; variances of the function, of
+# the early function, of a trial, of a trial early on, and of the noise.
+_LENGTH = (0.7, 1.0)
+_VARIANCES = ((1.0, 0.5), (0.3, 1.0), (0.1, 1.0), (0.1, 1.0), (0.02, 1.0))
 
 
 class GaussianProcess:
-    """A function of the coordinates, known from values with noise: Matern 5/2, a lengthscale a dimension.
+    """A function of the coordinates, by Matern 5/2 with a lengthscale a dimension.
 
     Args:
-        coordinates: of the known points, (N, C).
+        coordinates: of the trials, (T, C).
         owners: the dimension of each coordinate, (C,).
-        values: that are known there, (N,).
-        progress: of each, 0 to 1, (N,): the noise may fall with it.
+        trials: whose each observation is, (N,).
+        early: of each observation: 1 at the first rung, 0 at the last, (N,).
+        values: that are observed, (N,).
     """
 
-    def __init__(self, coordinates: Array, owners: NDArray[np.int64], values: Array, progress: Array) -> None:
-        self._known, self._owners, self._progress = coordinates, owners, progress
+    def __init__(
+        self,
+        coordinates: Array,
+        owners: NDArray[np.int64],
+        trials: NDArray[np.int64],
+        early: Array,
+        values: Array,
+    ) -> None:
+        self._coordinates, self._owners, self._trials, self._early = coordinates, owners, trials, early
         self._mean = float(values.mean())
         self._values = values - self._mean
+        self._same = (trials[:, None] == trials).astype(float)
+        self._both = np.outer(early, early)
         dimensions = int(owners.max()) + 1
-        median = [_LENGTH[0] * math.sqrt(dimensions)] * dimensions + [_VARIANCE[0], _NOISE[0]]
-        self._centre = np.append(np.log(median), _DECAY[0])
-        self._deviation = np.array([_LENGTH[1]] * dimensions + [_VARIANCE[1], _NOISE[1], _DECAY[1]])
-        self._squares = np.zeros((dimensions, len(values) ** 2))  # distances along each dimension
+        priors = [(_LENGTH[0] * math.sqrt(dimensions), _LENGTH[1])] * dimensions + list(_VARIANCES)
+        self._centre, self._deviation = np.log([m for m, _ in priors]), np.array([d for _, d in priors])
+        self._squares = np.zeros((dimensions, len(coordinates) ** 2))  # distances along each dimension
         apart = (coordinates[:, None] - coordinates) ** 2
         np.add.at(self._squares, owners, apart.reshape(-1, len(owners)).T)
         self._hyper = self._most_probable()
         self._condition()
 
     def add(self, coordinates: Array) -> None:
-        """Adds points, (M, C), with the values that are predicted there: less is unknown around them from then on."""
-        values = self.predict(coordinates)[0] - self._mean
-        self._known = np.concatenate([self._known, coordinates])
+        """Adds trials, (M, C), that are as good at the first rung as is predicted: less is unknown around them then."""
+        count = len(self._coordinates)
+        lengths, (function, early, *_) = self._parts(self._hyper)
+        kernel = self._matern(coordinates, lengths)[:, self._trials] * (function + early * self._early)
+        values = kernel @ self._weights
+        self._coordinates = np.concatenate([self._coordinates, coordinates])
         self._values = np.concatenate([self._values, values])
-        self._progress = np.concatenate([self._progress, np.zeros(len(coordinates))])
+        self._trials = np.concatenate([self._trials, np.arange(count, count + len(coordinates))])
+        self._early = np.concatenate([self._early, np.ones(len(coordinates))])
+        self._same = (self._trials[:, None] == self._trials).astype(float)
+        self._both = np.outer(self._early, self._early)
         self._condition()
 
     def predict(self, coordinates: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the function, without noise, each (M,)."""
-        lengths, variance = np.exp(self._hyper[:-3])[self._owners], math.exp(self._hyper[-3])
-        a, b = coordinates / lengths, self._known / lengths
-        squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        kernel = variance * _matern(np.sqrt(np.maximum(squares, 0.0)))[0]
+        """Mean and standard deviation of the function, each (M,)."""
+        lengths, (function, *_) = self._parts(self._hyper)
+        kernel = function * self._matern(coordinates, lengths)[:, self._trials]
         mean = self._mean + kernel @ self._weights
-        rest = variance - (solve_triangular(self._factor, kernel.T, lower=True, check_finite=False) ** 2).sum(0)
+        rest = function - (solve_triangular(self._factor, kernel.T, lower=True, check_finite=False) ** 2).sum(0)
         return mean, np.sqrt(np.maximum(rest, 1e-12))
 
+    def _parts(self, hyper: Array) -> tuple[Array, Array]:
+        """Lengthscales, (D,), and the five variances."""
+        return np.exp(hyper[: -len(_VARIANCES)]), np.exp(hyper[-len(_VARIANCES) :])
+
+    def _matern(self, coordinates: Array, lengths: Array) -> Array:
+        """Matern 5/2 between points and the trials, (M, T)."""
+        a, b = coordinates / lengths[self._owners], self._coordinates / lengths[self._owners]
+        squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        return _matern(np.sqrt(np.maximum(squares, 0.0)))[0]
+
     def _condition(self) -> None:
-        """Cholesky factor and weights of what is known."""
-        lengths, variance = np.exp(self._hyper[:-3])[self._owners], math.exp(self._hyper[-3])
-        scaled = self._known / lengths
-        squares = (scaled**2).sum(1)[:, None] + (scaled**2).sum(1) - 2 * scaled @ scaled.T
-        kernel = variance * _matern(np.sqrt(np.maximum(squares, 0.0)))[0]
-        self._factor = self._cholesky(kernel, self._hyper)
+        """Cholesky factor and weights of what is observed."""
+        lengths, variances = self._parts(self._hyper)
+        self._factor = cholesky(self._covariance(self._matern(self._coordinates, lengths), variances), lower=True)
         self._weights = cho_solve((self._factor, True), self._values, check_finite=False)
 
-    def _cholesky(self, kernel: Array, hyper: Array) -> Array:
-        noise = np.exp(hyper[-2] + hyper[-1] * self._progress) + _JITTER * math.exp(hyper[-3])
-        return cholesky(kernel + np.diag(noise), lower=True, check_finite=False)
+    def _covariance(self, matern: Array, variances: Array) -> Array:
+        """Of the observations, (N, N)."""
+        function, early, trial, late, noise = variances
+        shared = matern[np.ix_(self._trials, self._trials)] * (function + early * self._both)
+        return shared + self._same * (trial + late * self._both) + noise * np.eye(len(self._values))
 
     def _most_probable(self) -> Array:
-        """Logarithms of D lengthscales, of the variance and of the noise, and the noise's decay: (D + 3,)."""
+        """Logarithms of D lengthscales and of the five variances: (D + 5,)."""
         low, high = self._centre - _WIDEST * self._deviation, self._centre + _WIDEST * self._deviation
-        high[-1] = 0.0
         bounds = list(zip(low, high, strict=True))
         steps = {"maxiter": _STEPS}
         return minimize(self._loss, self._centre, jac=True, method="L-BFGS-B", bounds=bounds, options=steps).x
 
     def _loss(self, hyper: Array) -> tuple[float, Array]:
         """The negative logarithm of the posterior of hyperparameters, but for a constant, and its gradient."""
-        inverse, count = np.exp(-2 * hyper[:-3]), len(self._values)
+        lengths, variances = self._parts(hyper)
+        function, early, trial, late, noise = variances
+        inverse, count = lengths**-2, len(self._coordinates)
         matern, slope = _matern(np.sqrt(inverse @ self._squares).reshape(count, count))
-        kernel = math.exp(hyper[-3]) * matern
-        factor = self._cholesky(kernel, hyper)
+        factor = cholesky(self._covariance(matern, variances), lower=True, check_finite=False)
         weights = cho_solve((factor, True), self._values, check_finite=False)
         inverted = dpotri(factor, lower=1)[0]
         pull = np.tril(inverted) + np.tril(inverted, -1).T - np.outer(weights, weights)
-        noise = np.diag(pull) * np.exp(hyper[-2] + hyper[-1] * self._progress)
         far = (hyper - self._centre) / self._deviation
         value = 0.5 * self._values @ weights + np.log(np.diag(factor)).sum() + 0.5 * far @ far
+        rows = np.zeros((count, len(self._values)))  # sums over the observations of each trial
+        np.add.at(rows, self._trials, pull * (function + early * self._both))
+        by_trial = np.zeros((count, count))
+        np.add.at(by_trial, self._trials, rows.T)
+        shared, own = pull * matern[np.ix_(self._trials, self._trials)], pull * self._same
         gradient = np.empty(len(hyper))
-        gradient[:-3] = math.exp(hyper[-3]) * inverse * (self._squares @ (pull * slope).ravel())
-        gradient[-3] = (pull * kernel).sum() + _JITTER * math.exp(hyper[-3]) * np.trace(pull)
-        gradient[-2:] = noise.sum(), noise @ self._progress
+        gradient[: -len(_VARIANCES)] = inverse * (self._squares @ (by_trial * slope).ravel())
+        gradient[-5:-3] = function * shared.sum(), early * (shared * self._both).sum()
+        gradient[-3:-1] = trial * own.sum(), late * (own * self._both).sum()
+        gradient[-1] = noise * np.trace(pull)
         return float(value), 0.5 * gradient + far / self._deviation
 
 
 def _matern(distance: Array) -> tuple[Array, Array]:
     """Matern 5/2 at distances in lengthscales, and its derivative by the logarithm of a lengthscale: the second
-    array, times the square of the distance along that dimension."""
+    array, times the square of the distance along that dimension in lengthscales."""
     scaled = _ROOT_5 * distance
     decay = np.exp(-scaled)
     return (1 + scaled + scaled**2 / 3) * decay, 5 / 3 * (1 + scaled) * decay

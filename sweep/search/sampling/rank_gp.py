@@ -36,25 +36,37 @@ _SAME = 1e-9  # distance of what is the same
 
 @dataclass(frozen=True)
 class Scores:
-    """What ranks say of trials, by rank, the best first.
+    """What ranks say of trials.
 
     Attributes:
-        numbers: of the trials, (N,).
-        scores: normal scores (van der Waerden 1952), less is better, (N,).
-        progress: the furthest rung of each: 0 for the first, 1 for the last, (N,).
+        numbers: of the trials, by rank, the best first, (T,).
+        trials: whose each observation is, as an index of `numbers`, (N,).
+        early: how far from the last rung it was made: 1 at the first, 0 at the last, (N,).
+        values: normal scores of ranks (van der Waerden 1952), less is better, (N,). Of each trial the last one, at its
+            furthest rung, is that of its rank.
     """
 
     numbers: NDArray[np.int64]
-    scores: Array
-    progress: Array
+    trials: NDArray[np.int64]
+    early: Array
+    values: Array
 
     def thinned(self, count: int) -> Scores:
-        """At most so many: half of them the best, the others evenly from the rest."""
-        if len(self.numbers) <= count:
+        """What is said of at most so many trials: half of them the best, the others evenly from the rest."""
+        total = len(self.numbers)
+        if total <= count:
             return self
-        rest = np.linspace(count // 2, len(self.numbers) - 1, count - count // 2).round().astype(np.int64)
+        rest = np.linspace(count // 2, total - 1, count - count // 2).round().astype(np.int64)
         kept = np.concatenate([np.arange(count // 2), rest])
-        return Scores(self.numbers[kept], self.scores[kept], self.progress[kept])
+        index = np.full(total, -1)
+        index[kept] = np.arange(count)
+        seen = index[self.trials] >= 0
+        return Scores(self.numbers[kept], index[self.trials[seen]], self.early[seen], self.values[seen])
+
+    def by_number(self) -> dict[int, float]:
+        """The score of each trial at its furthest rung, the best first."""
+        last = dict(zip(self.trials.tolist(), self.values.tolist(), strict=True))
+        return {number: last[index] for index, number in enumerate(self.numbers.tolist())}
 
 
 def score(rungs: Sequence[Arrivals]) -> Scores:
@@ -66,15 +78,19 @@ def score(rungs: Sequence[Arrivals]) -> Scores:
     from scipy.special import ndtri
 
     numbers = [number for _, number in rungs[0]]
-    furthest = dict.fromkeys(numbers, 0)
+    ranks = {number: rank for rank, number in enumerate(numbers)}
+    seen = [(number, 0, rank) for number, rank in ranks.items()]
     for index, arrivals in enumerate(rungs[1:], start=1):
         came = [number for _, number in arrivals]
-        ranks = {number: rank for rank, number in enumerate(numbers)}
-        for rank, number in zip(sorted(ranks[n] for n in came), came, strict=True):
-            numbers[rank], furthest[number] = number, index
-    shares = (np.arange(len(numbers)) + 0.5) / max(1, len(numbers))
-    progress = np.array([furthest[number] for number in numbers]) / max(1, len(rungs) - 1)
-    return Scores(np.array(numbers, np.int64), ndtri(shares), progress)
+        ranks |= dict(zip(came, sorted(ranks[number] for number in came), strict=True))
+        seen += [(number, index, ranks[number]) for number in came]
+    observed = np.array([(ranks[number], index, rank) for number, index, rank in seen]).reshape(-1, 3)
+    return Scores(
+        np.array(sorted(numbers, key=ranks.__getitem__), np.int64),
+        observed[:, 0].astype(np.int64),
+        1 - observed[:, 1] / max(1, len(rungs) - 1),
+        ndtri((observed[:, 2] + 0.5) / max(1, len(numbers))),
+    )
 
 
 def design(cube: UnitCube, index: int, seed: int) -> Params:
@@ -115,7 +131,7 @@ def _propose(
     from sweep.search.sampling.gaussian_process import GaussianProcess  # with parts of scipy that take long to import
 
     coordinates, known = cube.coordinates(points), scores.thinned(_MODELLED)
-    model = GaussianProcess(coordinates[known.numbers], cube.owners, known.scores, known.progress)
+    model = GaussianProcess(coordinates[known.numbers], cube.owners, known.trials, known.early, known.values)
     if waiting:
         model.add(coordinates[list(waiting)])
     seen = np.concatenate([known.numbers, np.array(waiting, np.int64)])

@@ -112,9 +112,7 @@ class Sampler:
 
     def _shown(self, scores: Scores) -> list[FrozenTrial]:
         """The trials as Optuna's samplers want them, by number."""
-        known = scores.thinned(_SHOWN)
-        values: dict[int, float | None] = dict.fromkeys(self._trials.early)
-        values |= dict(zip(known.numbers.tolist(), known.scores.tolist(), strict=True))
+        values: dict[int, float | None] = {**dict.fromkeys(self._trials.early), **scores.thinned(_SHOWN).by_number()}
         return [self._form(number, values[number]) for number in sorted(values)]
 
     def _form(self, number: int, value: float | None) -> FrozenTrial:

@@ -113,7 +113,7 @@ def test_mlflow_shows_a_parent_with_a_child_a_trial(calm):
     assert (parent.info.run_name, parent.info.status) == ("faces", "FINISHED")
     assert "5 trials" in parent.data.tags["mlflow.note.content"]
     assert parent.data.tags["best.trial"] == str(best)
-    sampler = {"name": "tpe", "startup_trials": 3, "random_share": 0.3, "seed": 0}
+    sampler = {"name": "rank_gp", "startup_trials": 3, "random_share": 0.15, "seed": 0}
     assert json.loads(parent.data.tags["sampler"]) == sampler
     assert {"version.torch", "version.ray", "git.commit", "config.hash", "command"} <= parent.data.tags.keys()
     assert (parent.data.tags["nme.norm"], parent.data.tags["nme.threshold"]) == ("inter_ocular", "0.1")

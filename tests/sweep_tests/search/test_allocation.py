@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from harness import MemoryLog
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import RepeatsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.budget import device_hours
 from sweep.search.controller import Ledger
@@ -50,10 +50,26 @@ def test_the_first_step_is_a_new_trial():
     assert next_step(make_config(), [], (), 0.0) == Step("new")
 
 
-def test_a_paused_trial_waits_until_it_is_one_of_the_best_third():
+def test_each_stretch_between_rungs_gets_as_many_epochs():
+    """New trials cost one epoch, the next stretch two, the last one six; of the first design half counts."""
+    assert next_step(make_config(), [trial(0, 0.3)], (), 0.0) == Step("new")  # 1.5 epochs of new ones, 2 of the next
     records = [trial(0, 0.3), trial(1, 0.1)]
-    assert next_step(make_config(), records, (), 0.0) == Step("new")
-    assert next_step(make_config(), [*records, trial(2, 0.2)], (), 0.0) == Step("resume", 1)
+    assert next_step(make_config(), records, (), 0.0) == Step("resume", 1)  # 2.5 and 2
+    records[1] = trial(1, 0.1, 2, RUNNING)
+    assert next_step(make_config(), records, {1}, 0.0) == Step("new")  # 2.5 and 4: who runs counts
+    records[1] = trial(1, 0.1, 3)
+    assert next_step(make_config(), [*records, *pruned(2, 4)], (), 0.0) == Step("resume", 0)  # 4.5, 4 and 6
+    records[0] = trial(0, 0.3, 1, PRUNED)
+    assert next_step(make_config(), [*records, *pruned(2, 4)], (), 0.0) == Step("new")  # nobody waits for the 4
+    assert next_step(make_config(), [*records, *pruned(2, 6)], (), 0.0) == Step("resume", 1)  # 6.5 and 6
+
+
+def test_what_the_first_design_takes_counts_half():
+    config = make_config(sampler={"startup_trials": 4})
+    records = [trial(n, 0.1) for n in range(4)]
+    assert next_step(config, records, (), 0.0) == Step("resume", 0)  # 3 and 2
+    records[0] = trial(0, 0.1, 2, RUNNING)
+    assert next_step(config, records, {0}, 0.0) == Step("new")  # 3 and 4
 
 
 def test_stopped_and_running_trials_are_rivals_too():
@@ -81,7 +97,7 @@ def test_a_running_trial_is_not_resumed():
 
 def test_stopped_for_good_is_never_resumed():
     records = [trial(0, 0.1, 1, PRUNED), *(trial(n, 0.9) for n in range(1, 3))]
-    assert next_step(make_config(), records, (), 0.0) == Step("new")
+    assert next_step(make_config(), records, (), 0.0) == Step("resume", 1)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(7, "new"), (8, "repeat"), (9, "repeat"), (10, None)])
@@ -195,7 +211,7 @@ def test_a_resumed_trial_must_fit_up_to_its_next_rung():
 
 def test_one_trial_can_always_be_brought_to_its_end():
     config = make_config(trials=None, epochs=12, repeats={"share": 0.0})
-    records = [trial(n, 0.9) for n in range(2)]
+    records = pruned(0, 2)
     assert next_step(config, records, (), 0.0) == Step("new")  # 3 spent, 8 for the rest of one
     records.append(trial(2, 0.8, 1, PRUNED))
     assert next_step(config, records, (), 0.0) == Step("new")  # 4 spent, 8 for the rest of one
@@ -260,10 +276,10 @@ def test_the_first_rung_may_be_given():
 
 
 def goes_on(config: SweepConfig, records: list[TrialRecord], number: int) -> bool:
-    """Whether a trial that stands at a rung is what its slot would do next."""
-    records = list(records)
-    records[number] = replace(records[number], state=PAUSED)
-    return next_step(config, records, (), 0.0) == Step("resume", number)
+    """Whether a trial that stands at a rung goes on where no new ones may begin, while another one runs."""
+    config = config.model_copy(update={"trials": len(records), "repeats": RepeatsConfig(share=0.0)})
+    running = trial(len(records), 0.5, 0, RUNNING, repeats=0)
+    return next_step(config, [*records, running], {running.number}, 0.0) == Step("resume", number)
 
 
 @pytest.mark.parametrize(
@@ -283,19 +299,19 @@ def test_the_best_third_of_a_rung_goes_on(others, own, expected):
     assert goes_on(make_config(), [*records, trial(len(others), own)], len(others)) is expected
 
 
-@pytest.mark.parametrize(("state", "expected"), [(State.DIVERGED, 1), (State.INFEASIBLE, 1), (State.FAILED, 0)])
+@pytest.mark.parametrize(("state", "expected"), [(State.DIVERGED, True), (State.INFEASIBLE, True), (State.FAILED, False)])
 def test_who_is_of_no_use_is_the_worst_at_the_rungs_on_its_way(state, expected):
     """Three came to the first rung with it, so that the best goes on; who failed by chance counts only where it was."""
     early = [trial(0, 0.1), trial(1, 0.2), TrialRecord(2, {}, state)]
-    assert next_step(make_config(), early, (), 0.0) == (Step("resume", 0) if expected else Step("new"))
+    assert goes_on(make_config(), early, 0) is expected
     later = [trial(0, 0.1, 3), trial(1, 0.2, 3), trial(2, 0.01, 2, state)]
-    assert (next_step(make_config(), later, (), 0.0) == Step("resume", 0)) is bool(expected)
+    assert goes_on(make_config(), later, 0) is expected
 
 
 def test_a_repeat_is_no_rival():
     records = [trial(0, 0.2), trial(1, 0.5), trial(2, 0.01, 1, RUNNING, repeats=0), trial(3, 0.9, 1, repeats=1)]
-    assert next_step(make_config(), records, (), 0.0) == Step("new")  # two have come to the rung
-    assert next_step(make_config(), [*records, trial(4, 0.9)], (), 0.0) == Step("resume", 0)
+    assert not goes_on(make_config(), records, 0)  # two have come to the rung
+    assert goes_on(make_config(), [*records, trial(4, 0.9)], 0)
 
 
 def test_with_two_objectives_few_must_be_better_in_both():
@@ -304,11 +320,11 @@ def test_with_two_objectives_few_must_be_better_in_both():
     records = [trial(n, nme, metrics={"images_per_second": speed}) for n, (nme, speed) in speeds.items()]
 
     def order() -> list[int]:
-        """Who goes on, one after the other, until new ones are begun."""
+        """Who goes on, one after the other."""
         left, found = list(records), []
-        while (step := next_step(config, left, (), 0.0)).kind == "resume":
-            found.append(step.number)
-            left[step.number] = replace(left[step.number], state=PRUNED)
+        while (number := next((n for n in range(len(left)) if goes_on(config, left, n)), None)) is not None:
+            found.append(number)
+            left[number] = replace(left[number], state=PRUNED)
         return found
 
     assert order() == [0, 1]
@@ -321,7 +337,7 @@ def test_with_two_objectives_few_must_be_better_in_both():
 def test_a_trial_goes_on_if_the_budget_reaches_to_its_next_rung(budget):
     config = make_config(epochs=budget, repeats={"share": 0.0})
     records = [complete(0), complete(1), *pruned(2, 9), trial(9, 0.2)]
-    assert goes_on(config, records, 9) is (budget != 27)
+    assert (next_step(config, records, (), 0.0) == Step("resume", 9)) is (budget != 27)
 
 
 # The first design
@@ -332,8 +348,10 @@ def test_nobody_goes_on_before_the_first_design_has_come_to_the_first_rung():
     records = [trial(n, 0.1 + n / 100) for n in range(3)]
     assert next_step(config, records, (), 0.0) == Step("new")
     assert next_step(config, [*records, trial(3, 0.5, 0, RUNNING)], {3}, 0.0) == Step("new")
-    for other in (trial(3, 0.5, 1, RUNNING), TrialRecord(3, {}, State.DIVERGED), TrialRecord(3, {}, State.FAILED)):
-        assert next_step(config, [*records, other], {3}, 0.0) == Step("resume", 0)
+    for other in (trial(3, 0.5), TrialRecord(3, {}, State.DIVERGED)):
+        assert next_step(config, [*records, other], (), 0.0) == Step("resume", 0)
+    failed = [TrialRecord(n, {}, State.FAILED) for n in range(3, 9)]  # they are no part of any balance
+    assert next_step(config, [*records, *failed[:1], *map(trial, range(4, 6))], (), 0.0) == Step("resume", 0)
 
 
 def test_where_no_new_trial_may_begin_the_first_design_is_over():
@@ -359,9 +377,10 @@ def test_the_best_trial_is_brought_to_its_end_where_it_waits():
 def test_the_epochs_that_the_best_needs_are_set_aside():
     config = make_config(trials=None, epochs=30, repeats={"share": 0.0})
     records = [complete(0, 0.2), *pruned(1, 11), trial(11, 0.1, 3)]  # 22 epochs; the best needs six
-    assert next_step(config, records, (), 0.0) == Step("new")
-    assert next_step(config, [*records, trial(12, 0.5)], (), 0.0) == Step("new")
     assert next_step(config, [*records, *pruned(12, 14)], (), 0.0) == Step("resume", 11)
+    records[11] = trial(11, 0.1, 4, RUNNING)
+    assert next_step(config, [*records, *pruned(12, 13)], {11}, 0.0) == Step("new")  # 24, five are promised to it
+    assert next_step(config, [*records, *pruned(12, 14)], {11}, 0.0) is None
     records[11] = trial(11, 0.1, 3, PRUNED)
     assert next_step(config, [*records, *pruned(12, 19)], (), 0.0) == Step("new")
 

@@ -97,25 +97,40 @@ def test_those_that_came_further_are_sorted_anew_over_the_ranks_that_they_had():
     assert ranks("abcdef", "dca", "cd") == "cbdaef"
 
 
-def test_scores_are_normal_and_progress_is_the_furthest_rung():
-    found = score([[(0.1, 7), (0.2, 3), (0.2, 5), (math.inf, 1)], [(0.05, 3), (0.06, 7)], [(0.01, 3)]])
+def test_scores_are_normal_and_there_is_one_for_each_trial_and_rung():
+    found = score([[(0.1, 7), (0.2, 3), (0.2, 5), (math.inf, 1)], [(0.05, 3), (0.06, 7)], [(0.01, 7)]])
     assert found.numbers.tolist() == [3, 7, 5, 1]
-    np.testing.assert_allclose(found.scores, norm.ppf([0.125, 0.375, 0.625, 0.875]))
-    assert found.progress.tolist() == [1.0, 0.5, 0.0, 0.0]
+    numbers, ranks = found.numbers[found.trials].tolist(), norm.cdf(found.values) * 4 + 0.5
+    assert list(zip(numbers, found.early.tolist(), ranks, strict=True)) == [
+        (7, 1.0, pytest.approx(1)),
+        (3, 1.0, pytest.approx(2)),
+        (5, 1.0, pytest.approx(3)),
+        (1, 1.0, pytest.approx(4)),
+        (3, 0.5, pytest.approx(1)),  # takes the rank of 7
+        (7, 0.5, pytest.approx(2)),
+        (7, 0.0, pytest.approx(2)),  # alone there, it keeps its rank
+    ]
+    assert list(found.by_number()) == [3, 7, 5, 1]
+    assert [round(norm.cdf(value) * 4 + 0.5) for value in found.by_number().values()] == [1, 2, 3, 4]
 
 
 def test_nobody_has_no_scores_and_one_is_in_the_middle():
     assert score([[], []]).numbers.size == 0
-    assert score([[(0.1, 4)]]).scores.tolist() == [0.0]
+    assert score([[(0.1, 4)]]).by_number() == {4: 0.0}
 
 
 def test_of_many_trials_the_best_and_an_even_part_of_the_others_are_taken():
-    found = score([[(float(n), n) for n in range(1000)]])
+    found = score([[(float(n), n) for n in range(1000)], [(float(n), n) for n in range(0, 1000, 3)]])
     kept = found.thinned(200)
-    assert kept.numbers[:100].tolist() == list(range(100))
+    best = kept.numbers[:100].tolist()
+    assert best == found.numbers[:100].tolist()
     assert len(set(kept.numbers.tolist())) == 200
-    assert kept.numbers[-1] == 999
-    assert np.diff(kept.numbers[100:]).max() <= 10
+    places = {number: place for place, number in enumerate(found.numbers.tolist())}
+    assert places[int(kept.numbers[-1])] == 999
+    assert max(np.diff([places[int(n)] for n in kept.numbers[100:]])) <= 10
+    for number, value in kept.by_number().items():
+        assert value == found.by_number()[number]
+    assert len(kept.values) == sum(1 + (n % 3 == 0) for n in kept.numbers.tolist())
     assert found.thinned(1000) is found
 
 
