@@ -1,8 +1,8 @@
 """Rungs: the epochs at which trials are compared, and who has come to one.
 
-A trial that comes to a rung pauses there, unless it is what its slot would choose to do next. It goes on when it has
-become one of the best 1/reduction of all that have come (asynchronous successive halving with promotion, Li et al.,
-MLSys 2020, algorithm 2). All trials share one ladder: the first rung is late enough for a value to mean something.
+A trial that comes to a rung pauses there, unless it is what its slot would choose to do next, and may go on at any time
+later: successive halving with promotion (Li et al., MLSys 2020, algorithm 2). All trials share one ladder, whose first
+rung is late enough for a value to mean something.
 """
 
 from __future__ import annotations

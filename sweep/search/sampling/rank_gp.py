@@ -1,10 +1,11 @@
 """The default sampler: a first design, then expected improvement by a Gaussian process on the ranks of trials.
 
 Values at different rungs say little about each other, so ranks are compared: a trial's rank is that at the first rung,
-and those that came to a further one are sorted anew among themselves, over the ranks that they have. So one number
-stands for a trial, however far it came, and no curve is extrapolated. The model sees its normal score.
+and those that came to a further one are sorted anew among themselves, over the ranks that they have. So all trials can
+be compared, however far they came, and no curve is extrapolated. The model sees the normal score of each rank that a
+trial has had, and how early it was.
 
-Legend: N trials that have come to the first rung, D dimensions, C coordinates, T tried points, M candidates.
+Legend: T trials that have come to the first rung, N observations, D dimensions, C coordinates, M candidates.
 """
 
 from __future__ import annotations

@@ -299,7 +299,9 @@ def test_the_best_third_of_a_rung_goes_on(others, own, expected):
     assert goes_on(make_config(), [*records, trial(len(others), own)], len(others)) is expected
 
 
-@pytest.mark.parametrize(("state", "expected"), [(State.DIVERGED, True), (State.INFEASIBLE, True), (State.FAILED, False)])
+@pytest.mark.parametrize(
+    ("state", "expected"), [(State.DIVERGED, True), (State.INFEASIBLE, True), (State.FAILED, False)]
+)
 def test_who_is_of_no_use_is_the_worst_at_the_rungs_on_its_way(state, expected):
     """Three came to the first rung with it, so that the best goes on; who failed by chance counts only where it was."""
     early = [trial(0, 0.1), trial(1, 0.2), TrialRecord(2, {}, state)]
