@@ -54,7 +54,12 @@ def begin(cluster, tmp_path):
         with sweep.start("--ray_address", cluster.ray_address, **LOST_SOON) as process:
             try:
                 log, both = sweep.folder / "events.jsonl", {(0, 2), (1, 2)}
-                wait_for(lambda: log.exists() and both <= set(sweep.reports()), "two epochs of both trials")
+                try:
+                    wait_for(lambda: log.exists() and both <= set(sweep.reports()), "two epochs of both trials")
+                except AssertionError as error:
+                    sweep.machine.kill()
+                    said = "".join(process.communicate(timeout=PATIENCE))
+                    raise AssertionError(f"{error}; the driver said:\n{said}") from None
                 yield sweep, process
             finally:
                 sweep.machine.kill()
