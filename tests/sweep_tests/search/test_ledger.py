@@ -127,7 +127,7 @@ def check_log(config: SweepConfig, records: list[TrialRecord]) -> None:
 
 def test_a_sweep_from_start_to_end(tmp_path):
     heard: list[Event] = []
-    config = make_config(tmp_path, trials="12")
+    config = make_config(tmp_path, trials="12", pruner__reduction="3")
     driver = Driver(config, heard.append)
     driver.run()
     assert [r.number for r in driver.study.records] == list(range(12))
@@ -308,11 +308,11 @@ def paused(driver: Driver) -> set[int]:
     return {r.number for r in driver.study.records if r.state is State.PAUSED}
 
 
-def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(tmp_path):
-    driver = Driver(make_config(tmp_path, trials="3", sampler__startup_trials="1"))
+def test_a_trial_waits_at_a_rung_until_it_is_its_turn(tmp_path):
+    driver = Driver(make_config(tmp_path, trials="3", sampler__startup_trials="1", pruner__reduction="3"))
     first = driver.ledger.next_trial()
-    assert (first.number, first.pauses) == (0, (1, 2))
-    assert not report(driver, 0, 1, 0.2)  # one of one is no half
+    assert (first.number, first.pauses) == (0, (1, 3))
+    assert not report(driver, 0, 1, 0.2)  # a new one is what is needed first
     assert (paused(driver), driver.ledger.live) == ({0}, 0)
     assert driver.events()[-1].kind is EventKind.TRIAL_PAUSED
     assert not report(driver, 0, 2, 0.1)  # it does not run
@@ -321,19 +321,19 @@ def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(tmp_path):
     assert driver.ledger.next_trial().number == 1
     assert not report(driver, 1, 1, 0.3)
     assert paused(driver) == {0, 1}
-    again = driver.ledger.next_trial()  # now one of two
+    again = driver.ledger.next_trial()  # the better one of those that wait
     assert (again.number, again.config, paused(driver)) == (0, first.config, {1})
-    assert not report(driver, 0, 2, 0.15)  # the next rung, where it is alone
+    for epoch in (2, 3, 4):  # at the second rung it is alone: on at once
+        assert report(driver, 0, epoch, 0.15)
+    driver.ledger.end(0, State.COMPLETE)
     assert driver.ledger.next_trial().number == 2
-    assert report(driver, 2, 1, 0.1)  # better than both: at once
-    assert report(driver, 2, 2, 0.05)
-    assert report(driver, 2, 3, 0.04)
-    assert driver.ledger.next_trial() is None  # all are begun, and none has become better
-    assert paused(driver) == {0, 1}  # but may yet, as long as one runs
-    assert report(driver, 2, 4, 0.04)
+    for epoch in (1, 2, 3, 4):  # the best at the first rung, and of all
+        assert report(driver, 2, epoch, 0.1)
+    assert driver.ledger.next_trial() is None  # all are begun, and it is nobody's turn
+    assert paused(driver) == {1}  # but may yet be, as long as one runs
     driver.ledger.end(2, State.COMPLETE)
     assert driver.ledger.next_trial() is None
-    assert [r.state for r in driver.study.records] == [State.PRUNED, State.PRUNED, State.COMPLETE]
+    assert [r.state for r in driver.study.records] == [State.COMPLETE, State.PRUNED, State.COMPLETE]
     assert driver.study.satisfies()
     check_log(driver.config, driver.study.records)
 
@@ -358,7 +358,7 @@ def test_who_has_no_other_to_wait_for_goes_on_at_once(tmp_path):
 
 
 def test_more_than_shall_be_kept_do_not_wait(tmp_path):
-    driver = Driver(make_config(tmp_path, trials="9", pruner__paused="2", pruner__reduction="9"))
+    driver = Driver(make_config(tmp_path, trials="9", pruner__paused="2", sampler__startup_trials="9"))
     for number, nme in enumerate((0.3, 0.5, 0.4, 0.2)):
         assert driver.ledger.next_trial().number == number
         assert not report(driver, number, 1, nme)

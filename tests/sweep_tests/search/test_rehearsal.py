@@ -50,7 +50,7 @@ def test_many_trials_are_reckoned_like_the_first() -> None:
     "pruner",
     [
         {},
-        {"min_epochs": 1},
+        {"min_epochs": 3},
         {"name": "successive_halving", "reduction": 2},
         {"name": "successive_halving", "reduction": 2, "pause": False},
         {"name": "median"},
