@@ -22,6 +22,7 @@ from benchmarks.measuring import Table, peak_memory
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.mlflow_uri import resolve_uri
+from sweep.search.rungs import ladder
 from sweep.storage.sweep_folder import CED_FILE
 
 TRIALS = (50, 200, 800)
@@ -230,9 +231,9 @@ def _run_theirs(config: SweepConfig, reuse_actors: bool) -> Sweep:
         for row in epochs(params["star_weight"], params["lr"]):
             tune.report(row)
 
-    folder, pruner = Path(config.output), config.pruner
+    folder, reduction = Path(config.output), config.pruner.reduction
     tracking = MLflowLoggerCallback(resolve_uri(None, folder), experiment_name=config.mlflow_experiment)
-    halving = ASHAScheduler(max_t=EPOCHS, grace_period=pruner.min_epochs, reduction_factor=pruner.reduction)
+    halving = ASHAScheduler(max_t=EPOCHS, grace_period=ladder(config)[0], reduction_factor=reduction)
     ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     tune.Tuner(
         tune.with_resources(objective, {"cpu": 1}),

@@ -14,6 +14,7 @@ from scipy.interpolate import RBFInterpolator
 
 from sweep.core.search_space import Dimension
 from sweep.core.trial import Params, TrialRecord
+from sweep.search.sampling.unit_cube import UnitCube
 
 _SMOOTHING = 1e-3  # of log NME; what is left of the seed noise stays
 
@@ -56,34 +57,20 @@ def place(dimensions: Sequence[Dimension], params: Mapping[str, object]) -> list
         if d.kind == "choice":
             found += [float(value == choice) for choice in d.choices]
         else:
-            found.append(_share(d, float(value)))  # type: ignore[arg-type]
+            found.append(d.share(float(value)))  # type: ignore[arg-type]
     return found
 
 
-def _share(d: Dimension, value: float) -> float:
-    if d.kind.startswith("log"):
-        return math.log(value / d.low) / math.log(d.high / d.low)
-    return (value - d.low) / (d.high - d.low)
-
-
-def draw_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator) -> Params:
-    """A point of the search space as random search draws it."""
-    return {d.key: _draw(d, rng) for d in dimensions}
-
-
-def _draw(d: Dimension, rng: np.random.Generator) -> float | int | str | bool | None:
-    if d.kind == "choice":
-        return d.choices[rng.integers(len(d.choices))]
-    half = 0.5 if "int" in d.kind else 0.0  # or the first and the last integer would come half as often, unlike Optuna
-    low, high, share = d.low - half, d.high + half, float(rng.random())
-    value = low * (high / low) ** share if d.kind.startswith("log") else low + share * (high - low)
-    return min(max(round(value), int(d.low)), int(d.high)) if half else value
+def draw_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator, count: int) -> list[Params]:
+    """Points of the search space as random search draws them."""
+    cube = UnitCube(dimensions)
+    points = cube.spread(rng.random((count, len(dimensions))), conditions=False)
+    return [cube.params(point) for point in points]
 
 
 def random_search(
     dimensions: Sequence[Dimension], surface: Surface, trials: int, *, repeats: int = 200, seed: int = 0
 ) -> NDArray[np.float64]:
     """The best NME after 1, 2, ... random trials that are worth what the surface says: (repeats, trials)."""
-    rng = np.random.default_rng(seed)
-    drawn = [draw_randomly(dimensions, rng) for _ in range(repeats * trials)]
+    drawn = draw_randomly(dimensions, np.random.default_rng(seed), repeats * trials)
     return np.minimum.accumulate(surface(drawn).reshape(repeats, trials), axis=1)

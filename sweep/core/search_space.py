@@ -47,6 +47,12 @@ class Dimension:
             return tuple(range(low, high + 1)) if high - low < 1000 else (low, low + 1, high - 1, high)
         return float(self.low), float(self.high)
 
+    def share(self, value: float) -> float:
+        """Where a number lies in the range, from 0 to 1; in logarithms where the range is logarithmic."""
+        if self.kind.startswith("log"):
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
     def contains(self, value: Value) -> bool:
         """Whether the sampler could suggest this value."""
         if self.kind == "choice":

@@ -30,6 +30,7 @@ def ladder(config: SweepConfig) -> tuple[int, ...]:
 
 @functools.cache
 def rung_epochs(first: int | None, reduction: int, epochs: int) -> tuple[int, ...]:
+    """The ladder of a training of so many epochs, from a first rung that is given or follows from them."""
     rung = max(_EARLIEST, math.ceil(epochs / _PART)) if first is None else first
     found: list[int] = []
     while rung < epochs and (not found or rung * _LAST_STEP < epochs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
@@ -84,7 +84,8 @@ def _by_need(config: SweepConfig, trials: Trials, live: Collection[int]) -> list
     rungs = compared(config, trials)
     half = min(len(rungs[0][1].arrived), first_design(config)) / 2
     needs: list[tuple[float, int, Step]] = []
-    before, step = 0, cast(Step | None, Step("new"))
+    before = 0
+    step: Step | None = Step("new")
     for index, (epoch, rung) in enumerate(rungs):
         if step is not None:
             handed = len(rung.arrived) + running[epoch] - (0 if index else half)

@@ -46,11 +46,10 @@ class GaussianProcess:
         early: Array,
         values: Array,
     ) -> None:
-        self._coordinates, self._owners, self._trials, self._early = coordinates, owners, trials, early
+        self._coordinates, self._owners = coordinates, owners
         self._mean = float(values.mean())
         self._values = values - self._mean
-        self._same = (trials[:, None] == trials).astype(float)
-        self._both = np.outer(early, early)
+        self._observe(trials, early)
         dimensions = int(owners.max()) + 1
         priors = [(_LENGTH[0] * math.sqrt(dimensions), _LENGTH[1])] * dimensions + list(_VARIANCES)
         self._centre, self._deviation = np.log([m for m, _ in priors]), np.array([d for _, d in priors])
@@ -68,11 +67,17 @@ class GaussianProcess:
         values = kernel @ self._weights
         self._coordinates = np.concatenate([self._coordinates, coordinates])
         self._values = np.concatenate([self._values, values])
-        self._trials = np.concatenate([self._trials, np.arange(count, count + len(coordinates))])
-        self._early = np.concatenate([self._early, np.ones(len(coordinates))])
-        self._same = (self._trials[:, None] == self._trials).astype(float)
-        self._both = np.outer(self._early, self._early)
+        self._observe(
+            np.concatenate([self._trials, np.arange(count, count + len(coordinates))]),
+            np.concatenate([self._early, np.ones(len(coordinates))]),
+        )
         self._condition()
+
+    def _observe(self, trials: NDArray[np.int64], early: Array) -> None:
+        """Whose each observation is and how early, and what pairs of them have in common, (N, N)."""
+        self._trials, self._early = trials, early
+        self._same = (trials[:, None] == trials).astype(float)
+        self._both = np.outer(early, early)
 
     def predict(self, coordinates: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the function, each (M,)."""

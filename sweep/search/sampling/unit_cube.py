@@ -49,7 +49,7 @@ class UnitCube:
             for row, given in enumerate(params):
                 if d.key in given:
                     value = given[d.key]
-                    found[row, i] = self._indices[i][repr(value)] if self.choices[i] else _share(d, float(value))  # type: ignore[arg-type]
+                    found[row, i] = self._indices[i][repr(value)] if self.choices[i] else d.share(value)  # type: ignore[arg-type]
         return found
 
     def spread(self, shares: Points, *, conditions: bool = True) -> Points:
@@ -59,12 +59,11 @@ class UnitCube:
             if self.choices[i]:
                 found[:, i] = np.floor(shares[:, i] * self._sizes[i])
             elif d.kind == "int":
-                values = d.low + np.floor(shares[:, i] * (d.high - d.low + 1))
-                found[:, i] = (values - d.low) / (d.high - d.low)
+                found[:, i] = _shares(d, d.low + np.floor(shares[:, i] * (d.high - d.low + 1)))
             elif d.kind == "log_int":
                 low, high = math.log(d.low - 0.5), math.log(d.high + 0.5)
-                values = np.clip(np.rint(np.exp(low + shares[:, i] * (high - low))), d.low, d.high)
-                found[:, i] = np.log(values / d.low) / math.log(d.high / d.low)
+                values = np.rint(np.exp(low + shares[:, i] * (high - low)))
+                found[:, i] = _shares(d, np.clip(values, d.low, d.high))
         return self._searched(found) if conditions else found
 
     def snapped(self, points: Points) -> Points:
@@ -109,14 +108,8 @@ class UnitCube:
         return points
 
 
-def _share(d: Dimension, value: float) -> float:
-    if d.kind.startswith("log"):
-        return math.log(value / d.low) / math.log(d.high / d.low)
-    return (value - d.low) / (d.high - d.low)
-
-
 def _shares(d: Dimension, values: Points) -> Points:
-    return np.array([_share(d, float(value)) for value in values])
+    return np.array([d.share(value) for value in values.tolist()])
 
 
 def _values(d: Dimension, shares: Points) -> Points:

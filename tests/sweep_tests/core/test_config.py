@@ -261,6 +261,20 @@ def test_settings_that_an_old_study_does_not_know_stand_at_their_defaults(tmp_pa
     assert set(with_younger(old)["space"]) == set(old["space"])  # is no section of settings
 
 
+def test_what_a_sweep_with_brackets_has_written_is_read_as_halving_and_no_users_file_is(tmp_path):
+    config = load_sweep(sweep_file(tmp_path), {"pruner.min_epochs": "1"})
+    tree = config.tree()
+    tree["pruner"] |= {"name": "hyperband", "brackets": 2}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    assert load_sweep(path, {}, written=True) == config
+    with pytest.raises(ConfigError, match=r"pruner\.name = 'hyperband'"):
+        load_sweep(path, {})
+    old = config.decisive()
+    old["pruner"] |= {"name": "hyperband", "brackets": 2}
+    assert differences(with_younger(old), with_younger(config.decisive())) == []
+
+
 def test_a_failure_rate_is_an_objective_by_the_name_that_it_is_measured_by(tmp_path):
     assert load_sweep(sweep_file(tmp_path), {"objectives": "[nme, fr10]"}).objectives == ("nme", "fr10")
     files = {key.replace("__", "."): value for key, value in FILES.items()}  # 300-W's tables are at 0.08

@@ -445,7 +445,7 @@ def test_random_search_never_gets_worse_and_comes_again():
 
 def test_random_search_draws_points_of_the_space_as_often_as_a_sampler_does():
     rng = np.random.default_rng(0)
-    drawn = [draw_randomly([RANGE, LAYER, WIDTH, HEAD], rng) for _ in range(4000)]
+    drawn = draw_randomly([RANGE, LAYER, WIDTH, HEAD], rng, 4000)
     for dimension in (RANGE, LAYER, WIDTH, HEAD):
         assert all(dimension.contains(point[dimension.key]) for point in drawn)
     layers = Counter(point["layers"] for point in drawn)
