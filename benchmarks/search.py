@@ -20,7 +20,7 @@ from sweep.core.config_file import load_sweep
 from sweep.simulation.recorded_curves import Curves
 from sweep.simulation.regret_plot import draw
 from sweep.simulation.simulator import History, simulate
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SmoothTask, Task
 from trainer.cores import available_cores
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def curves() -> Curves:
 def configured(epochs: int, changes: tuple[tuple[str, str], ...]) -> tuple[SweepConfig, Task]:
     """A sweep of so many epochs with some settings changed, and what it trains on."""
     config = load_sweep(CONFIG, {**_SEARCH, **dict(changes), "epochs": str(epochs)})
-    return config, Task(curves(), config.dimensions)
+    return config, SmoothTask(curves(), config.dimensions)
 
 
 def search(epochs: int, changes: Mapping[str, str], seed: int) -> History:

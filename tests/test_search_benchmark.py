@@ -18,7 +18,7 @@ from sweep.core.search_space import Dimension
 from sweep.search.sampling.sampler import distribution
 from sweep.simulation.recorded_curves import Curve, Curves
 from sweep.simulation.simulator import History, best_so_far, simulate
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SmoothTask, Task
 
 LR = Dimension("optim.lr", "log_uniform", 1e-4, 1e-2)
 WEIGHT = Dimension("loss.star_weight", "log_uniform", 0.01, 100)
@@ -33,7 +33,7 @@ def nobody() -> optuna.Trial:
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return Task(Curves.load(CURVES), SPACE)
+    return SmoothTask(Curves.load(CURVES), SPACE)
 
 
 # Ray's halving
@@ -154,7 +154,7 @@ def lookup() -> Task:
         Curve({LR.key: 1e-4, WEIGHT.key: 1.0}, 0, (0.4, 0.2), (3600.0, 7200.0)),
         Curve({LR.key: 1e-2, WEIGHT.key: 1.0}, 0, (0.3, 0.3), (3600.0, 7200.0)),
     ]
-    return Task(Curves(2, tuple(curves)), SPACE)
+    return SmoothTask(Curves(2, tuple(curves)), SPACE)
 
 
 class Given(RandomSampler):
@@ -235,7 +235,7 @@ def test_a_training_that_diverges_takes_its_time_and_the_search_goes_on():
         Curve({LR.key: 1e-4, WEIGHT.key: 1.0}, 0, (0.4, 0.3, 0.2), (3600.0,) * 3),
         Curve({LR.key: 1e-2, WEIGHT.key: 1.0}, 0, (0.1,), (3600.0,)),
     ]
-    task = Task(Curves(3, tuple(curves)), SPACE)
+    task = SmoothTask(Curves(3, tuple(curves)), SPACE)
     history = run_peer(SPACE, task, 1, 0, 4, Never(), lambda _: Given([1e-2, 1e-4, 1e-4]))
     assert history.epochs == [1, 2, 3, 4]
     assert history.hours == [1, 3, 4, 5]

@@ -155,7 +155,7 @@ class SweepConfig(Section):
             )
         dimensions = self.dimensions  # checked even where no known configuration is
         for i, params in enumerate(self.known):
-            check_params(params, dimensions, self.train, f"known[{i}]")
+            check_params(params, dimensions, self._searched, f"known[{i}]")
         if self.objectives[:1] != ("nme",) or len(set(self.objectives)) != len(self.objectives) > 2:
             raise ValueError(f"objectives = {list(self.objectives)}: must be nme, alone or with one other")
         known = ("nme", rate_names(self.train.data.threshold)[0], "images_per_second")
@@ -187,7 +187,12 @@ class SweepConfig(Section):
     @functools.cached_property  # the check tries hundreds of configs, and the live table asks twice a second
     def dimensions(self) -> tuple[Dimension, ...]:
         """The search space, checked against the trainer's config."""
-        return parse_space(self.space, self.train)
+        return parse_space(self.space, self._searched)
+
+    @property
+    def _searched(self) -> TrainConfig | None:
+        """What the space has settings of; None where it is nothing that this project trains."""
+        return self.train
 
     @functools.cached_property
     def folder(self) -> Path:

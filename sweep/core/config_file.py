@@ -6,13 +6,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from sweep.core.config import SweepConfig, in_todays_words
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from trainer import settings
 from trainer.errors import ConfigError
+from trainer.settings import Tree
 
+S = TypeVar("S", bound=SweepConfig)
 DEMO = Path(__file__).parents[2] / "configs" / "sweep" / "demo.yaml"
 
 
@@ -26,19 +29,28 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, str], *, written
         ConfigError: one message that names field, value, what is allowed and the nearest valid key.
     """
     source = Path(path) if path is not None else DEMO
-    tree = settings.read_yaml(source)
+    tree = read_tree(source)
     if written:
         tree = in_todays_words(tree)
+    return build_sweep(SweepConfig, tree, overrides, str(source))
+
+
+def read_tree(path: Path) -> Tree:
+    """A sweep file with the config file that it names in it; the name of the file is that of the sweep."""
+    tree = settings.read_yaml(path)
     if isinstance(tree.get("train"), str):
-        tree["train"] = settings.read_yaml(source.parent / tree["train"])
-    if path is not None:
-        tree.setdefault("name", source.stem)
-    settings.apply_overrides(SweepConfig, tree, overrides)
-    config = settings.build(SweepConfig, tree, str(source))
-    return _made_absolute(config)
+        tree["train"] = settings.read_yaml(path.parent / tree["train"])
+    tree.setdefault("name", path.stem)
+    return tree
 
 
-def _made_absolute(config: SweepConfig) -> SweepConfig:
+def build_sweep(kind: type[S], tree: Tree, overrides: Mapping[str, str], origin: str) -> S:
+    """A sweep from what a file and a command line say, with absolute paths; ConfigError where that is no sweep."""
+    settings.apply_overrides(kind, tree, overrides)
+    return _made_absolute(settings.build(kind, tree, origin))
+
+
+def _made_absolute(config: S) -> S:
     tree = config.model_dump(mode="json")
     data, run = tree["train"]["data"], tree["train"]["run"]
     for key in ("root", "cache_dir"):
@@ -63,7 +75,7 @@ def _made_absolute(config: SweepConfig) -> SweepConfig:
         tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
         raise ConfigError(f"mlflow_uri: {error}") from None
-    return settings.build(SweepConfig, tree, config.name)
+    return settings.build(type(config), tree, config.name)
 
 
 def _storage(uri: str | None) -> str | None:

@@ -61,10 +61,11 @@ class Dimension:
         return isinstance(value, number) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
-def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig) -> tuple[Dimension, ...]:
+def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig | None) -> tuple[Dimension, ...]:
     """Reads {'optim.lr': {'log_uniform': [1e-4, 1e-2]}, ...} and checks every key and end against the trainer's config.
 
-    A setting may depend on choices above it: {'log_uniform': [0.01, 100], 'when': {'loss.name': 'star'}}.
+    A setting may depend on choices above it: {'log_uniform': [0.01, 100], 'when': {'loss.name': 'star'}}. Without a
+    trainer's config the settings may be anybody's.
 
     Raises:
         ConfigError: names the key, the value and what is allowed.
@@ -73,13 +74,17 @@ def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig) -> tu
         raise ConfigError("space: is empty; nothing to search")
     dimensions = tuple(_parse_dimension(key, spec) for key, spec in space.items())
     for i, dimension in enumerate(dimensions):
-        _check_key(dimension)
+        if base is not None:
+            _check_key(dimension)
         _check_condition(dimension, dimensions[:i])
-    _check_combinations(dimensions, base)
+    if base is not None:
+        _check_combinations(dimensions, base)
     return dimensions
 
 
-def check_params(params: Mapping[str, Value], space: tuple[Dimension, ...], base: TrainConfig, origin: str) -> None:
+def check_params(
+    params: Mapping[str, Value], space: tuple[Dimension, ...], base: TrainConfig | None, origin: str
+) -> None:
     """Refuses a known configuration that the space does not contain or the trainer does not take.
 
     Raises:
@@ -91,6 +96,8 @@ def check_params(params: Mapping[str, Value], space: tuple[Dimension, ...], base
             raise ConfigError(f"{origin}: {key} is not in the space{nearest(key, list(known))}")
         if not known[key].contains(value):
             raise ConfigError(f"{origin}: {key} = {value!r} is outside of the space ({_text(known[key])})")
+    if base is None:
+        return
     try:
         base.replace(dict(params))
     except ConfigError as error:

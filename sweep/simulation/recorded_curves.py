@@ -24,10 +24,37 @@ _KEPT_TAGS = ("version.", "git.", "machine", "threads", "data.hash")
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What curves hold: positive numbers of which less is better, `sign` times what is meant, and `shift` more."""
+
+    name: str = "NME"
+    sign: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def regret(self) -> str:
+        """The unit of a difference, as it stands in a heading."""
+        return "regret, points" if self.name == "NME" else "regret"
+
+    def shown(self, cost: float, digits: int = 2) -> str:
+        """What is meant by a number of a curve, such as '5.12%' or '0.9312'; `digits` is that of the percentage."""
+        if self.name == "NME":
+            return f"{cost:.{digits}%}"
+        return f"{self.sign * (cost - self.shift):.{digits + 2}g}"
+
+    def difference(self, regret: float) -> str:
+        """How far a cost lies above another."""
+        return f"{regret * 100:.2f}" if self.name == "NME" else f"{regret:.3g}"
+
+
+NME = Metric()
+
+
+@dataclass(frozen=True)
 class Curve:
     """One training: its parameters, its seed, validation NME (a fraction) and seconds of each epoch from the first.
 
-    A curve shorter than the others is of a training that diverged.
+    A curve shorter than the others is of a training that diverged. Of another metric, `nme` holds what a Metric says.
     """
 
     params: Params
@@ -43,6 +70,7 @@ class Curves:
     epochs: int
     curves: tuple[Curve, ...]
     made: Mapping[str, Any] = field(default_factory=dict)
+    metric: Metric = NME
 
     @classmethod
     def load(cls, path: Path) -> Curves:

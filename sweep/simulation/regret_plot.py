@@ -7,27 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sweep.simulation.recorded_curves import NME, Metric
 from sweep.simulation.simulator import History
 
+_LEAST = 1e-5  # regret at which a sweep that has found the best is drawn
 
-def draw(sweeps: Mapping[str, Sequence[History]], best: float, path: Path) -> None:
+
+def draw(sweeps: Mapping[str, Sequence[History]], best: float, path: Path, metric: Metric = NME) -> None:
     """Writes a PNG: the median of each kind of sweep as a line, its quartiles as a band.
 
     Args:
         sweeps: simulated sweeps by name.
-        best: the lowest true NME there is, a fraction.
+        best: the lowest true value there is.
         path: the file.
+        metric: of the curves.
     """
     from matplotlib.figure import Figure  # without a display, and without pyplot's global state
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    points = 100 if metric == NME else 1
     for name, histories in sweeps.items():
-        _line(left, name, histories, best, [h.epochs for h in histories], lambda h, grid: h.at_epochs(grid))
-        _line(right, name, histories, best, [h.hours for h in histories], lambda h, grid: h.at_hours(grid))
+        by_epochs = [(h.epochs, h.at_epochs) for h in histories]
+        by_hours = [(h.hours, h.at_hours) for h in histories]
+        _line(left, name, by_epochs, best, points)
+        _line(right, name, by_hours, best, points)
     left.set_xlabel("epochs, all trials together")
-    left.set_ylabel("NME regret of the choice (points)")
+    left.set_ylabel(f"{metric.name} regret of the choice{' (points)' if metric == NME else ''}")
     right.set_xlabel("hours")
     for axes in (left, right):
         axes.set_xscale("log")
@@ -40,14 +48,14 @@ def draw(sweeps: Mapping[str, Sequence[History]], best: float, path: Path) -> No
 def _line(
     axes: Any,
     name: str,
-    histories: Sequence[History],
+    sweeps: Sequence[tuple[Sequence[float], Callable[[Any], NDArray[np.float64]]]],
     best: float,
-    spent: Sequence[Sequence[float]],
-    at: Callable[[History, Any], Any],
+    points: float,
 ) -> None:
-    start, end = max(s[0] for s in spent), max(s[-1] for s in spent)
+    """One kind of sweep: of each, how much it had spent at its reports, and what it chose after so much."""
+    start, end = max(spent[0] for spent, _ in sweeps), max(spent[-1] for spent, _ in sweeps)
     grid = np.geomspace(start, end, 200)
-    regret = (np.array([at(h, grid) for h in histories]) - best) * 100
-    low, middle, high = np.quantile(np.maximum(regret, 1e-3), [0.25, 0.5, 0.75], axis=0, method="nearest")
+    regret = (np.array([at(grid) for _, at in sweeps]) - best) * points
+    low, middle, high = np.quantile(np.maximum(regret, _LEAST * points), [0.25, 0.5, 0.75], axis=0, method="nearest")
     (line,) = axes.plot(grid, middle, label=name)
     axes.fill_between(grid, low, high, color=line.get_color(), alpha=0.18, linewidth=0)

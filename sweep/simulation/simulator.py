@@ -10,7 +10,7 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.core.config import SweepConfig
-from sweep.core.formatting import format_seconds
 from sweep.core.trial import Params, State, TrialRecord
 from sweep.search.controller import Ledger
 from sweep.search.ranking import best
@@ -27,10 +26,6 @@ from sweep.search.sampling.sampler import derived_seed
 from sweep.search.study import Study
 from sweep.simulation.surrogate import Task
 from sweep.storage.event_log import Event
-
-_ROWS = 8  # of the table
-_QUARTILES = (0.25, 0.5, 0.75)
-
 
 _NOISE = 7  # tells the seeds of noise from those of suggestions
 
@@ -190,29 +185,3 @@ def _choice(ledger: Ledger, before: TrialRecord | None, reported: TrialRecord) -
     if any(r.repeats is not None and r.state is State.COMPLETE for r in finalists):
         return best(finalists) or reported
     return ledger.leader or before or reported
-
-
-def table(histories: Sequence[History], best: float) -> str:
-    """NME and regret of the chosen configuration at ever larger parts of the budget, median and quartiles.
-
-    Args:
-        histories: simulated sweeps.
-        best: the lowest true NME there is, a fraction.
-    """
-    longest = max(h.epochs[-1] for h in histories)
-    grid = np.unique(np.geomspace(max(1, longest / 64), longest, _ROWS).astype(np.int64))
-    true = quartiles(np.array([h.at_epochs(grid) for h in histories]))
-    hours = np.median([np.interp(grid, h.epochs, h.hours) for h in histories], axis=0)
-    lines = ["epochs  time       true NME of the choice (quartiles)   regret, points"]
-    for i, epochs in enumerate(grid):
-        low, middle, high = true[:, i] * 100
-        spent = format_seconds(hours[i] * 3600)
-        lines.append(f"{epochs:6d}  {spent:9}  {middle:6.2f}% ({low:.2f} to {high:.2f}) {middle - best * 100:22.2f}")
-    ends = quartiles(np.array([[h.true[-1]] for h in histories]))[:, 0] * 100
-    lines.append(f"at the end {ends[1]:.3f}% ({ends[0]:.3f} to {ends[2]:.3f}); the best there is: {best:.3%}")
-    return "\n".join(lines)
-
-
-def quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lower quartile, median and upper quartile over the first axis, by order and without interpolation: (3, ...)."""
-    return np.quantile(values, _QUARTILES, axis=0, method="nearest")

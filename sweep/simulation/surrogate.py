@@ -1,12 +1,14 @@
-"""Recorded learning curves of many configurations, and a surface through them that a simulation trains on.
+"""Recorded learning curves of many configurations, and what a simulation trains on between them.
 
 Legend: C recorded configurations, E epochs, D coordinates of a point of the search space, each in [0, 1].
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from sweep.analysis.surface import place
 from sweep.core.search_space import Dimension
 from sweep.core.trial import Params, Value
+from sweep.search.sampling.unit_cube import UnitCube
 from sweep.simulation.recorded_curves import Curve, Curves
 from trainer.errors import ConfigError
 
@@ -25,13 +28,8 @@ _CLOSE = 1e-9  # to an end of the space, in its coordinates
 _NEIGHBOURS = 4  # repeated configurations whose noise a point may get
 
 
-class Task:
+class Task(ABC):
     """What a simulation trains on: any point of the space has a learning curve, for any seed.
-
-    The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
-    distance whose width is that to the nearest neighbour. Noise comes on top: how the real trainings of the nearest
-    repeated configurations lay about their means, whole curves, mixed two and two. Where the nearest recorded training
-    diverged, so does the simulated one.
 
     Args:
         curves: what was recorded.
@@ -46,39 +44,110 @@ class Task:
     def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
         for d in dimensions:
             _check_recorded(d, [c.params[d.key] for c in curves.curves if d.key in c.params])
-        self.epochs, self._dimensions = epochs or curves.epochs, dimensions
+        self.epochs, self._recorded, self._dimensions = epochs or curves.epochs, curves.epochs, dimensions
         groups: dict[str, list[Curve]] = defaultdict(list)
         for curve in curves.curves:
             groups[json.dumps(curve.params, sort_keys=True)].append(curve)
-        cells = list(groups.values())
-        self._points = np.array([place(dimensions, cell[0].params) for cell in cells])  # (C, D)
-        shortest = [min(len(curve.nme) for curve in cell) for cell in cells]
-        self._dies = [math.ceil(length * self.epochs / curves.epochs) for length in shortest]
-        whole = [[c for c in cell if len(c.nme) == curves.epochs] for cell in cells]
-        logs = [np.log([_stretched(c.nme, self.epochs) for c in cell]) if cell else None for cell in whole]
-        self._known = np.array([log is not None for log in logs])
-        blank = np.full(self.epochs, np.nan)
-        self._means = np.stack([blank if log is None else log.mean(0) for log in logs])  # (C, E)
-        self._noise = {i: _residuals(log) for i, log in enumerate(logs) if log is not None and len(log) > 1}
-        seconds = [_stretched(c.seconds, self.epochs) for cell in whole for c in cell]
+        self._cells = list(groups.values())
+        self._whole = [[c for c in cell if len(c.nme) == curves.epochs] for cell in self._cells]
+        seconds = [_stretched(c.seconds, self.epochs) for cell in self._whole for c in cell]
         self._seconds = np.median(seconds, axis=0)  # (E,)
-        distances = np.linalg.norm(self._points[:, None] - self._points[None], axis=2)
-        distances[np.diag_indices(len(cells))] = np.inf
-        self._width = float(np.median(distances.min(1))) if len(cells) > 1 else 1.0
 
     def seconds(self, epoch: int) -> float:
         """How long an epoch takes: the median of the recorded trainings."""
         return float(self._seconds[epoch - 1])
 
+    @abstractmethod
     def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
         """Validation NME by epoch, (E,) or shorter where the training diverges."""
+
+    @abstractmethod
+    def true_nme(self, params: Params) -> float:
+        """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
+
+    @property
+    @abstractmethod
+    def best(self) -> float:
+        """The lowest true NME of any recorded configuration."""
+
+
+class NearestTask(Task):
+    """Trains the recorded configuration that is nearest to the point, with one of the seeds that it was recorded with.
+
+    Nothing is made up, as between many parameters there is nothing to go by.
+    """
+
+    def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
+        super().__init__(curves, dimensions, epochs)
+        choices = {d.key: d.choices for d in dimensions if d.kind == "choice"}
+        inside = [all(c[0].params.get(k, v[0]) in v for k, v in choices.items()) for c in self._cells]
+        self._cells = list(itertools.compress(self._cells, inside))
+        if not self._cells:
+            raise ConfigError("space: holds no recorded configuration")
+        self._cube = UnitCube(dimensions)
+        self._points = self._at([cell[0].params for cell in self._cells])
+        self._ends = [self._end(cell) for cell in self._cells]
+
+    def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
+        """One of the recorded curves."""
+        cell = self._cells[self._nearest(params)]
+        nme = cell[int(np.random.default_rng(seed).integers(len(cell)))].nme
+        rest = self._recorded - len(nme)
+        stretched = _stretched([*nme, *nme[-1:] * rest] if nme else [1.0] * rest, self.epochs)
+        return stretched[: math.ceil(len(nme) * self.epochs / self._recorded)]
+
+    def true_nme(self, params: Params) -> float:
+        """The mean over the recorded seeds."""
+        return self._ends[self._nearest(params)]
+
+    @cached_property
+    def best(self) -> float:
+        """The lowest of the table."""
+        return min(self._ends)
+
+    def _at(self, params: Sequence[Params]) -> NDArray[np.float64]:
+        return self._cube.coordinates(self._cube.points(params))
+
+    def _nearest(self, params: Params) -> int:
+        return int(((self._points - self._at([params])) ** 2).sum(1).argmin())
+
+    def _end(self, cell: Sequence[Curve]) -> float:
+        return float(np.mean([min(c.nme) if len(c.nme) == self._recorded else math.inf for c in cell]))
+
+
+class SmoothTask(Task):
+    """A surface through what was recorded, for few parameters that were recorded on a grid.
+
+    The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
+    distance whose width is that to the nearest neighbour. Noise comes on top: how the real trainings of the nearest
+    repeated configurations lay about their means, whole curves, mixed two and two. Where the nearest recorded training
+    diverged, so does the simulated one.
+    """
+
+    def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
+        super().__init__(curves, dimensions, epochs)
+        cells = self._cells
+        self._points = np.array([place(dimensions, cell[0].params) for cell in cells])  # (C, D)
+        shortest = [min(len(curve.nme) for curve in cell) for cell in cells]
+        self._dies = [math.ceil(length * self.epochs / curves.epochs) for length in shortest]
+        logs = [np.log([_stretched(c.nme, self.epochs) for c in cell]) if cell else None for cell in self._whole]
+        self._known = np.array([log is not None for log in logs])
+        blank = np.full(self.epochs, np.nan)
+        self._means = np.stack([blank if log is None else log.mean(0) for log in logs])  # (C, E)
+        self._noise = {i: _residuals(log) for i, log in enumerate(logs) if log is not None and len(log) > 1}
+        distances = np.linalg.norm(self._points[:, None] - self._points[None], axis=2)
+        distances[np.diag_indices(len(cells))] = np.inf
+        self._width = float(np.median(distances.min(1))) if len(cells) > 1 else 1.0
+
+    def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
+        """The surface by epoch, with noise."""
         distance = self._distance(params)
         length = self._dies[int(distance.argmin())]
         noise = _mixed(self._noise_around(distance), np.random.default_rng(seed), 1)[0]
         return np.exp(self._mean(distance) + noise)[:length]
 
     def true_nme(self, params: Params) -> float:
-        """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
+        """The mean over many seeds."""
         return self._true(self._distance(params))
 
     @cached_property
@@ -119,7 +188,7 @@ def _check_recorded(d: Dimension, values: Sequence[Value]) -> None:
             raise ConfigError(f"space.{d.key}: was recorded with {value!r}, which is no value of a {d.kind} range")
 
 
-def _stretched(values: Sequence[float], epochs: int) -> NDArray[np.float64]:
+def _stretched(values: Sequence[float] | NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
     """What was recorded by epoch, (R,), at the same parts of a training of another length, (E,)."""
     recorded = len(values)
     if recorded == epochs:

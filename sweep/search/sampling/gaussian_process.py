@@ -2,7 +2,7 @@
 
 What is observed of a trial at a rung is the function at its configuration, plus a function of its own for what early
 rungs show wrongly, plus what is peculiar to the trial, plus noise. The second and a part of the third fade with the
-rungs, so that a later one tells more. The hyperparameters are the most probable ones.
+rungs, so that a later one tells more. Hyperparameters that are not given are the most probable ones.
 
 Legend: T trials, C coordinates, D dimensions, each of which owns some of the coordinates; N observations.
 """
@@ -36,6 +36,7 @@ class GaussianProcess:
         trials: whose each observation is, (N,).
         early: of each observation: 1 at the first rung, 0 at the last, (N,).
         values: that are observed, (N,).
+        hyper: logarithms of the lengthscales and of the five variances, (D + 5,); None: the most probable ones.
     """
 
     def __init__(
@@ -45,24 +46,19 @@ class GaussianProcess:
         trials: NDArray[np.int64],
         early: Array,
         values: Array,
+        hyper: Array | None = None,
     ) -> None:
         self._coordinates, self._owners = coordinates, owners
         self._mean = float(values.mean())
         self._values = values - self._mean
         self._observe(trials, early)
-        dimensions = int(owners.max()) + 1
-        priors = [(_LENGTH[0] * math.sqrt(dimensions), _LENGTH[1])] * dimensions + list(_VARIANCES)
-        self._centre, self._deviation = np.log([m for m, _ in priors]), np.array([d for _, d in priors])
-        self._squares = np.zeros((dimensions, len(coordinates) ** 2))  # distances along each dimension
-        apart = (coordinates[:, None] - coordinates) ** 2
-        np.add.at(self._squares, owners, apart.reshape(-1, len(owners)).T)
-        self._hyper = self._most_probable()
+        self.hyper = self._most_probable() if hyper is None else hyper
         self._condition()
 
     def add(self, coordinates: Array) -> None:
         """Adds trials, (M, C), that are as good at the first rung as is predicted: less is unknown around them then."""
         count = len(self._coordinates)
-        lengths, (function, early, *_) = self._parts(self._hyper)
+        lengths, (function, early, *_) = self._parts(self.hyper)
         kernel = self._matern(coordinates, lengths)[:, self._trials] * (function + early * self._early)
         values = kernel @ self._weights
         self._coordinates = np.concatenate([self._coordinates, coordinates])
@@ -81,7 +77,7 @@ class GaussianProcess:
 
     def predict(self, coordinates: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the function, each (M,)."""
-        lengths, (function, *_) = self._parts(self._hyper)
+        lengths, (function, *_) = self._parts(self.hyper)
         kernel = function * self._matern(coordinates, lengths)[:, self._trials]
         mean = self._mean + kernel @ self._weights
         rest = function - (solve_triangular(self._factor, kernel.T, lower=True, check_finite=False) ** 2).sum(0)
@@ -99,7 +95,7 @@ class GaussianProcess:
 
     def _condition(self) -> None:
         """Cholesky factor and weights of what is observed."""
-        lengths, variances = self._parts(self._hyper)
+        lengths, variances = self._parts(self.hyper)
         self._factor = cholesky(self._covariance(self._matern(self._coordinates, lengths), variances), lower=True)
         self._weights = cho_solve((self._factor, True), self._values, check_finite=False)
 
@@ -110,7 +106,12 @@ class GaussianProcess:
         return shared + self._same * (trial + late * self._both) + noise * np.eye(len(self._values))
 
     def _most_probable(self) -> Array:
-        """Logarithms of D lengthscales and of the five variances: (D + 5,)."""
+        dimensions = int(self._owners.max()) + 1
+        priors = [(_LENGTH[0] * math.sqrt(dimensions), _LENGTH[1])] * dimensions + list(_VARIANCES)
+        self._centre, self._deviation = np.log([m for m, _ in priors]), np.array([d for _, d in priors])
+        self._squares = np.zeros((dimensions, len(self._coordinates) ** 2))  # distances along each dimension
+        apart = (self._coordinates[:, None] - self._coordinates) ** 2
+        np.add.at(self._squares, self._owners, apart.reshape(-1, len(self._owners)).T)
         low, high = self._centre - _WIDEST * self._deviation, self._centre + _WIDEST * self._deviation
         bounds = list(zip(low, high, strict=True))
         steps = {"maxiter": _STEPS}

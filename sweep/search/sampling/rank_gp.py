@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 Arrivals = Sequence[tuple[float, int]]  # who has come to a rung: value and number, the best first
 
 _MODELLED = 200  # trials that the model is made of at most
+_FITTED = 100  # of which its hyperparameters are found, which takes most of the time
 _ANYWHERE, _CENTRES, _AROUND = 300, 5, 40  # candidates: in the whole space; around each of so many best ones, so many
 _MOVED = (0.3, 0.6, 1.0)  # share of the dimensions in which a candidate is moved away from a good trial
 _STEPS = (0.03, 0.1, 0.25)  # how far, as a share of the range
@@ -131,8 +132,14 @@ def _propose(
 ) -> Params | None:
     from sweep.search.sampling.gaussian_process import GaussianProcess  # with parts of scipy that take long to import
 
+    def fitted(known: Scores, hyper: Array | None = None) -> GaussianProcess:
+        where = coordinates[known.numbers]
+        return GaussianProcess(where, cube.owners, known.trials, known.early, known.values, hyper)
+
     coordinates, known = cube.coordinates(points), scores.thinned(_MODELLED)
-    model = GaussianProcess(coordinates[known.numbers], cube.owners, known.trials, known.early, known.values)
+    model = fitted(scores.thinned(_FITTED))
+    if len(known.numbers) > _FITTED:
+        model = fitted(known, model.hyper)
     if waiting:
         model.add(coordinates[list(waiting)])
     seen = np.concatenate([known.numbers, np.array(waiting, np.int64)])

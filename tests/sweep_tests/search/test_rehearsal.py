@@ -10,7 +10,7 @@ from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.search.rehearsal import Extent, expected_extent
 from sweep.simulation.simulator import simulate
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SmoothTask
 
 
 def sweep(**settings: object) -> SweepConfig:
@@ -60,7 +60,7 @@ def test_many_trials_are_reckoned_like_the_first() -> None:
 def test_the_real_search_takes_as_many_epochs(pruner: dict[str, object]) -> None:
     tree = {"space": SPACE, "trials": 16, "pruner": pruner, "train": {"optim": {"epochs": EPOCHS}}}
     config = SweepConfig(**tree)
-    task = Task(make_curves(), config.dimensions)
+    task = SmoothTask(make_curves(), config.dimensions)
     took = fmean(len(simulate(config, task, 2, seed).epochs) for seed in range(6))
     extent = expected_extent(config, 2)
     assert extent is not None

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from written_sweeps import PLANE, some, write_sweep
 
 from sweep import simulate
-from sweep.simulation import simulator
+from sweep.simulation import repeated
 from sweep.simulation.recorded_curves import Curve, Curves
 from sweep.simulation.regret_plot import draw
 from sweep.simulation.simulator import History
@@ -106,19 +106,19 @@ def test_the_table_of_three_short_sweeps_by_hand():
     hours = [1 / 3600, 2 / 3600, 3 / 3600, 4 / 3600]
     told = [[0.5, 0.4, 0.3, 0.2], [0.6, 0.6, 0.35, 0.1], [0.9, 0.3, 0.3, 0.3]]
     histories = [History([1, 2, 3, 4], hours, true, true) for true in told]
-    assert simulator.table(histories, 0.1).splitlines() == [
+    assert repeated.table(histories, 0.1).splitlines() == [
         "epochs  time       true NME of the choice (quartiles)   regret, points",
-        "     1  1 s         60.00% (50.00 to 90.00)                  50.00",
-        "     2  2 s         40.00% (30.00 to 60.00)                  30.00",
-        "     3  3 s         30.00% (30.00 to 35.00)                  20.00",
-        "     4  4 s         20.00% (10.00 to 30.00)                  10.00",
+        "     1  1 s         60.00% (50.00 to 90.00)                      50.00",
+        "     2  2 s         40.00% (30.00 to 60.00)                      30.00",
+        "     3  3 s         30.00% (30.00 to 35.00)                      20.00",
+        "     4  4 s         20.00% (10.00 to 30.00)                      10.00",
         "at the end 20.000% (10.000 to 30.000); the best there is: 10.000%",
     ]
 
 
 def test_quartiles_are_values_that_were_seen():
     values = np.array([[5.0, 1.0], [1.0, 1.0], [4.0, math.inf], [2.0, 3.0], [3.0, math.inf]])
-    assert simulator.quartiles(values).tolist() == [[2.0, 1.0], [3.0, 3.0], [4.0, math.inf]]
+    assert repeated.quartiles(values).tolist() == [[2.0, 1.0], [3.0, 3.0], [4.0, math.inf]]
 
 
 def test_the_same_command_prints_and_draws_the_same(ask, here):

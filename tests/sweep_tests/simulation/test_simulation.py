@@ -17,7 +17,7 @@ from sweep.search.sampling.sampler import derived_seed
 from sweep.search.study import Study
 from sweep.simulation.recorded_curves import Curve, Curves
 from sweep.simulation.simulator import History, simulate
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SmoothTask, Task
 from sweep.storage.event_log import EventLog, read_events
 from trainer.errors import ConfigError
 
@@ -37,7 +37,7 @@ def make_config(**changes) -> SweepConfig:
 
 
 def make_task(**changes) -> Task:
-    return Task(make_curves(**changes), make_config().dimensions)
+    return SmoothTask(make_curves(**changes), make_config().dimensions)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def conditional(first: str) -> Curves:
 
 def test_curves_of_another_length_are_stretched_to_the_sweeps():
     curves = make_curves(noise=0.0, dying=4)
-    short, long = Task(curves, make_config().dimensions), Task(curves, make_config().dimensions, 4 * EPOCHS)
+    short, long = SmoothTask(curves, make_config().dimensions), SmoothTask(curves, make_config().dimensions, 4 * EPOCHS)
     params = {"optim.lr": LRS[2], "loss.star_weight": WEIGHTS[3]}
     assert long.curve(params, 0)[3::4] == pytest.approx(short.curve(params, 0))
     between = long.curve(params, 0)[4:7]
@@ -233,13 +233,13 @@ def test_curves_of_a_space_with_conditions_are_saved_and_read_back(first, tmp_pa
 
 @pytest.mark.parametrize("first", ["star", "wing"])
 def test_curves_of_a_space_with_conditions_are_a_task_whichever_is_first(first):
-    Task(conditional(first), make_config(space=CONDITIONAL).dimensions)
+    SmoothTask(conditional(first), make_config(space=CONDITIONAL).dimensions)
 
 
 def test_the_best_there_is_lies_in_the_space_that_is_searched():
     narrow = {"optim.lr": {"log_uniform": [5e-3, 1e-2]}, "loss.star_weight": {"log_uniform": [10, 100]}}
     config = make_config(space=narrow)
-    task = Task(make_curves(), config.dimensions)
+    task = SmoothTask(make_curves(), config.dimensions)
     inside = [
         task.true_nme(c.params)
         for c in make_curves().curves
@@ -251,7 +251,7 @@ def test_the_best_there_is_lies_in_the_space_that_is_searched():
 def test_a_parameter_that_was_not_recorded_is_refused_by_name():
     space = {**SPACE, "optim.batch_size": {"int": [1, 8]}}
     with pytest.raises(ConfigError, match=r"space.optim.batch_size: the recorded curves have no such parameter"):
-        Task(make_curves(), make_config(space=space).dimensions)
+        SmoothTask(make_curves(), make_config(space=space).dimensions)
 
 
 # Simulated sweeps
@@ -302,7 +302,7 @@ def test_the_same_seed_gives_the_same_history_and_another_gives_another(task):
 def test_the_order_of_a_grid_depends_on_the_seed_of_the_simulation(task):
     space = {"optim.lr": {"choice": LRS}, "loss.star_weight": {"choice": WEIGHTS}}
     config = make_config(space=space, sampler={"name": "grid"}, epochs=40)
-    grid = Task(make_curves(seeds=1), config.dimensions)
+    grid = SmoothTask(make_curves(seeds=1), config.dimensions)
     assert len(config.trials_known) == 36  # whoever has asked before
     orders = [[r.params for r in simulate(config, grid, 1, seed).records] for seed in (1, 2)]
     assert orders[0] != orders[1]
