@@ -4,7 +4,7 @@
 # make test-faults-short   those of them that take no minutes each (7 minutes)
 # make audit  known holes of the pinned versions (asks the package registry)
 # Tests have real faces in STARSWEEP_TEST_DATA, and wait for anything as long as STARSWEEP_TEST_PATIENCE says [600 s].
-# make bench  measure what it costs, into benchmarks/RESULTS.md (half an hour; leave the machine alone)
+# make bench  measure what it costs, into benchmarks/RESULTS.md (three quarters of an hour; leave the machine alone)
 # make bench-gpu   the same for one CUDA GPU: precision, steps, faces, two trials on it, memory (8 minutes)
 PYTHON ?= python3
 VENV ?= .venv

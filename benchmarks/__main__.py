@@ -11,7 +11,20 @@ from pathlib import Path
 
 from benchmarks.measuring import machine
 
-NAMES = ("kernel", "step", "forms", "data", "sweep", "growth", "scale", "packing", "outage", "search", "repeats")
+NAMES = (
+    "kernel",
+    "step",
+    "forms",
+    "data",
+    "sweep",
+    "growth",
+    "scale",
+    "packing",
+    "outage",
+    "search",
+    "tasks",
+    "repeats",
+)
 ELSEWHERE = ("gpu",)  # only where they are named: they need what most machines have not
 _ALL = NAMES + ELSEWHERE
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -20,14 +20,24 @@ from sweep.simulation.surrogate import Task
 
 
 class Rule(Protocol):
-    """Who stops trials early. `told` is how a stopped one is told to Optuna."""
+    """Who stops trials early. `told` is how a stopped one is told to Optuna, whose study may have a pruner for it."""
 
     told: optuna.trial.TrialState
+
+    def pruner(self, epochs: int) -> optuna.pruners.BasePruner | None: ...
 
     def stops(self, trial: optuna.Trial, epoch: int, nme: float) -> bool: ...
 
 
-class Never:
+class _Alone:
+    """A rule that asks no pruner of the study: that has Optuna's default."""
+
+    def pruner(self, epochs: int) -> optuna.pruners.BasePruner | None:
+        """None."""
+        return None
+
+
+class Never(_Alone):
     """Trains every trial to its end."""
 
     told = optuna.trial.TrialState.COMPLETE
@@ -37,7 +47,7 @@ class Never:
         return False
 
 
-class RaysHalving:
+class RaysHalving(_Alone):
     """Ray's ASHAScheduler with its defaults: grace period 1, reduction 4, one bracket; stopped ones are COMPLETE."""
 
     told = optuna.trial.TrialState.COMPLETE
@@ -55,7 +65,7 @@ class RaysHalving:
         return nme > cutoff
 
 
-class OptunasMedian:
+class OptunasMedian(_Alone):
     """Optuna's default pruner; stopped ones are PRUNED."""
 
     told = optuna.trial.TrialState.PRUNED
@@ -63,6 +73,14 @@ class OptunasMedian:
     def stops(self, trial: optuna.Trial, epoch: int, nme: float) -> bool:
         """What the study's own pruner says."""
         return trial.should_prune()
+
+
+class OptunasHyperband(OptunasMedian):
+    """Optuna's hyperband from 1 epoch on, reduction 3."""
+
+    def pruner(self, epochs: int) -> optuna.pruners.BasePruner | None:
+        """Hyperband for trainings of so many epochs."""
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
 
 
 class Peer:
@@ -78,7 +96,8 @@ class Peer:
     def __init__(
         self, dimensions: tuple[Dimension, ...], epochs: int, rule: Rule, sampler: optuna.samplers.BaseSampler
     ) -> None:
-        self._study = optuna.create_study(sampler=sampler)
+        pruner = rule.pruner(epochs)
+        self._study = optuna.create_study(study_name="peer", sampler=sampler, pruner=pruner)  # brackets depend on it
         self._distributions = {d.key: distribution(d) for d in dimensions}
         self._epochs, self._rule = epochs, rule
         self._trials: dict[int, optuna.Trial] = {}
@@ -125,8 +144,9 @@ def run_peer(
 ) -> History:
     """One search by another tool, until so many epochs are spent; it would choose what has the lowest NME."""
     peer = Peer(dimensions, task.epochs, rule, sampler(seed))
-    return play(peer, task, slots, seed, _lowest, Clock(), epochs=epochs)
+    return play(peer, task, slots, seed, lowest, Clock(), epochs=epochs)
 
 
-def _lowest(before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
+def lowest(before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
+    """The trial with the lowest NME so far."""
     return reported if before is None else min(before, reported, key=lambda r: r.best_nme or math.inf)

@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
-    for option, value in (("--repeats", arguments.repeats), ("--processes", arguments.processes or 1)):
-        if value < 1:
+    for option, value in (("--repeats", arguments.repeats), ("--processes", arguments.processes)):
+        if value is not None and value < 1:
             raise ConfigError(f"{option} {value}: must be at least 1")
     _check_target("--out", arguments.out, ".png")
     curves, sweeps = _read(arguments, overrides)
@@ -112,9 +112,7 @@ def _read(arguments: argparse.Namespace, overrides: dict[str, str]) -> tuple[Cur
         curves = read_curves(arguments.curves, Path(config.output))
         sweeps |= {text: warmed(load_sweep(arguments.sweep, given)) for text, given in variants.items()}
     elif len(arguments.curves) > 1 or arguments.metric is None:
-        raise ConfigError(
-            f"--curves {tables[0]}: a table stands alone, and needs --metric NAME, the column to search by"
-        )
+        raise ConfigError(f"--curves {tables[0]}: a table stands alone, and needs --metric COLUMN, what to search by")
     elif arguments.save_curves:
         raise ConfigError("--save-curves: a table is a file of curves already")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.pruners import HyperbandPruner
 from optuna.samplers import RandomSampler, TPESampler
 
-from benchmarks.peers import Never, OptunasMedian, RaysHalving, run_peer
+from benchmarks.peers import Never, OptunasHyperband, OptunasMedian, RaysHalving, run_peer
 from benchmarks.search import _SEARCH, CONFIG, CURVES, OURS, VARIANTS, reached_after
 from sweep.core.config_file import load_sweep
 from sweep.core.search_space import Dimension
@@ -125,7 +127,7 @@ def optunas_loop(
             raise ArithmeticError
         return float(curve[-1])
 
-    study = optuna.create_study(sampler=sampler(seed=seed), pruner=pruner)
+    study = optuna.create_study(study_name="peer", sampler=sampler(seed=seed), pruner=pruner)
     study.optimize(objective, catch=ArithmeticError)
     return found, study
 
@@ -135,17 +137,18 @@ def optunas_loop(
     [
         pytest.param(OptunasMedian, TPESampler, None, id="tpe_and_median"),
         pytest.param(OptunasMedian, RandomSampler, None, id="random_and_median"),
+        pytest.param(OptunasHyperband, TPESampler, HyperbandPruner(1, EPOCHS, 3), id="tpe_and_hyperband"),
         pytest.param(Never, TPESampler, optuna.pruners.NopPruner(), id="tpe"),
         pytest.param(Never, RandomSampler, optuna.pruners.NopPruner(), id="random"),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_one_slot_a_peer_is_optunas_own_loop(rule, sampler, pruner, seed, task):
-    found, study = optunas_loop(task, seed, 400, sampler, pruner)
+    found, study = optunas_loop(task, seed, 400, sampler, copy.deepcopy(pruner))
     history = run_peer(SPACE, task, 1, seed, 400, rule(), lambda seed: sampler(seed=seed))
     assert history.found == found
     pruned = sum(t.state is optuna.trial.TrialState.PRUNED for t in study.trials)
-    assert (pruned > 5) is (rule is OptunasMedian)  # the last trial of every loop was cut off
+    assert (pruned > 5) is issubclass(rule, OptunasMedian)  # the last trial of every loop was cut off
 
 
 def lookup() -> Task:
@@ -172,6 +175,9 @@ class Spy:
     """Stops nothing and notes what it was asked."""
 
     told = optuna.trial.TrialState.COMPLETE
+
+    def pruner(self, epochs: int) -> None:
+        """Optuna's default."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, float]] = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import multiprocessing
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +46,21 @@ def simulate_all(
     if processes == 1 or len(jobs) < _FEW:
         found = list(map(_simulated, jobs))
     else:
-        with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs)), _leave_ctrl_c_to_others) as pool:
+        with _pool(min(processes, len(jobs))) as pool:
             found = pool.map(_simulated, jobs, chunksize=1)
     return {name: found[i * repeats : (i + 1) * repeats] for i, name in enumerate(sweeps)}
 
 
-def _leave_ctrl_c_to_others() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _pool(processes: int) -> Pool:
+    """Processes that leave Ctrl-C to this one, which ends them."""
+    context = multiprocessing.get_context("spawn")
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set, none is received
+        return context.Pool(processes)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is ignored here is ignored in them
+    try:
+        return context.Pool(processes)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _simulated(job: Job) -> History:
@@ -130,7 +140,7 @@ def standings(sweeps: Mapping[str, Sequence[History]], best: float, epochs: int)
         epochs: of a whole training: before so many are spent, nothing is compared.
     """
     last = min(h.epochs[-1] for histories in sweeps.values() for h in histories)
-    grid = np.unique(np.geomspace(min(epochs, last), last, _POINTS).astype(np.int64))
+    grid = np.unique(np.geomspace(min(epochs, last), last, _POINTS).round().astype(np.int64))
     regrets = {name: np.array([h.at_epochs(grid) for h in histories]) - best for name, histories in sweeps.items()}
     worst = max(float(r[np.isfinite(r)].max(initial=0.0)) for r in regrets.values())
     first = np.median(next(iter(regrets.values()))[:, 0])

@@ -31,6 +31,33 @@ _NEIGHBOURS = 4  # repeated configurations whose noise a point may get
 class Task(ABC):
     """What a simulation trains on: any point of the space has a learning curve, for any seed.
 
+    Attributes:
+        epochs: of a whole training.
+    """
+
+    epochs: int
+
+    @abstractmethod
+    def seconds(self, epoch: int) -> float:
+        """How long an epoch takes."""
+
+    @abstractmethod
+    def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
+        """Validation NME by epoch, (E,) or shorter where the training diverges."""
+
+    @abstractmethod
+    def true_nme(self, params: Params) -> float:
+        """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
+
+    @property
+    @abstractmethod
+    def best(self) -> float:
+        """The lowest true NME there is."""
+
+
+class RecordedTask(Task):
+    """A task between recorded trainings.
+
     Args:
         curves: what was recorded.
         dimensions: the search space; all of it must be recorded.
@@ -57,21 +84,8 @@ class Task(ABC):
         """How long an epoch takes: the median of the recorded trainings."""
         return float(self._seconds[epoch - 1])
 
-    @abstractmethod
-    def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
-        """Validation NME by epoch, (E,) or shorter where the training diverges."""
 
-    @abstractmethod
-    def true_nme(self, params: Params) -> float:
-        """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
-
-    @property
-    @abstractmethod
-    def best(self) -> float:
-        """The lowest true NME of any recorded configuration."""
-
-
-class NearestTask(Task):
+class NearestTask(RecordedTask):
     """Trains the recorded configuration that is nearest to the point, with one of the seeds that it was recorded with.
 
     Nothing is made up, as between many parameters there is nothing to go by.
@@ -115,7 +129,7 @@ class NearestTask(Task):
         return float(np.mean([min(c.nme) if len(c.nme) == self._recorded else math.inf for c in cell]))
 
 
-class SmoothTask(Task):
+class SmoothTask(RecordedTask):
     """A surface through what was recorded, for few parameters that were recorded on a grid.
 
     The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
