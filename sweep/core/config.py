@@ -60,7 +60,8 @@ class RepeatsConfig(Section):
         0.2,
         ge=0,
         lt=1,
-        description="of the budget, for the best again with other seeds; 0 if a run of each is too much [fraction]",
+        description="of the budget, at most, for the best again with other seeds, while noise hides which is best; 0 "
+        "if a run of each is too much [fraction]",
     )
     candidates: int = Field(3, ge=2, description="configurations that are trained again [configurations]")
     runs: int = Field(4, ge=2, description="most runs of each, its first included [runs]")

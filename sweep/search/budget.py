@@ -25,13 +25,20 @@ def _pays_repeats(config: SweepConfig) -> bool:
 
 
 class BudgetCheck:
-    """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one."""
+    """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one.
 
-    def __init__(self, config: SweepConfig, trials: Trials, live: Collection[int], hours: float) -> None:
+    Attributes:
+        share: of the budget, that is for the search.
+        searching: whether time for the search is left.
+    """
+
+    def __init__(
+        self, config: SweepConfig, trials: Trials, live: Collection[int], hours: float, share: float | None = None
+    ) -> None:
         self._config, self._trials, self._live, self._hours = config, trials, live, hours
         reserved = _pays_repeats(config) and (trials.complete > 1 or len(live) > 0)
-        self._share = 1 - (config.repeats.share if reserved else 0.0)
-        self.searching = self.below(self._share)
+        self.share = share or 1 - (config.repeats.share if reserved else 0.0)
+        self.searching = self.below(self.share)
 
     @cached_property
     def _epochs(self) -> int:
@@ -53,7 +60,8 @@ class BudgetCheck:
             waiting = max((r.epochs for r in self._trials.paused), default=0)
             sure = max(stop, waiting, *(self._trials.stops[n] for n in self._live))
             return after + full - sure <= limit
-        limit *= self._share
+        repeated = self._trials.repeats * full  # what they have taken of their part is not lacking in the search's
+        limit = min(limit, limit * self.share + repeated)
         rest = self._rest_of_leader
         if self._epochs + rest > limit:  # it is too late for that
             rest = 0
@@ -82,8 +90,19 @@ class BudgetCheck:
         room = epochs is None or self._epochs + full <= epochs
         return room and (trials is None or len(self._trials) < trials) and self.below(1.0)
 
+    @property
+    def ending(self) -> bool:
+        """Whether so much is spent that it is time to know how large the noise is: what is left for the search is as
+        much as is for repeats."""
+        config, part = self._config, 2 * self.share - 1
+        trials, epochs = config.trials, config.epochs
+        counted = (trials is not None and len(self._trials) >= part * trials) or (
+            epochs is not None and self._epochs >= part * epochs
+        )
+        return counted or not self.below(part)
+
     def _reserved(self, trials: int) -> int:
-        return math.floor(trials * (1 - self._share) + _ROUNDING)
+        return max(0, math.floor(trials * (1 - self.share) + _ROUNDING) - self._trials.repeats)
 
     def below(self, share: float) -> bool:
         """Whether less than this share of the hours and of the device hours is spent."""

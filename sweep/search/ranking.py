@@ -43,11 +43,10 @@ def standing(record: TrialRecord) -> tuple[int, float, int]:
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The winner; None while no trial is complete.
 
-    The configuration with the lowest mean NME of those that were repeated, by its first trial; where none was repeated,
-    the complete trial with the lowest NME.
+    Of the configurations that were repeated, and those that are surely better, the one with the lowest mean NME, by its
+    first trial; where none was repeated, the complete trial with the lowest NME.
     """
     complete = [r for r in records if r.state is State.COMPLETE and r.best_nme is not None]
-    again = {r.repeats for r in complete if r.repeats is not None}
-    if again and (found := contenders(r for r in complete if r.number in again or r.repeats in again)):
+    if any(r.repeats is not None for r in complete) and (found := contenders(complete)):
         return found[0].trial
     return min((r for r in complete if r.repeats is None), key=standing, default=None)

@@ -1,12 +1,14 @@
 """Repeats with other seeds, and the winner by its mean: the lowest of many noisy NMEs is a lucky one. Pure.
 
+They are paid for where they can change the choice: where seeds differ by as much as the best configurations do.
+
 Legend: a configuration is a set of parameters; its runs are the complete trials that have them, each with its seed.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,7 +16,7 @@ from statistics import fmean
 from sweep.core.config import RepeatsConfig
 from sweep.core.trial import State, TrialRecord
 
-CONFIDENCE = 0.95  # that a candidate is worse, before it is left out
+CONFIDENCE = 0.95  # that one configuration is worse than another, before the other is preferred
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Contender:
 
 
 def contenders(records: Iterable[TrialRecord]) -> list[Contender]:
-    """All configurations with a complete first run: those that were repeated first, each by its mean NME."""
+    """All configurations with a complete first run, each by its mean NME; those that were repeated come first.
+
+    With them comes what was not repeated, but is better than the best of them by more than the noise of both explains.
+    """
     runs: dict[int, list[float]] = defaultdict(list)
     first: dict[int, TrialRecord] = {}
     for r in records:
@@ -39,7 +44,14 @@ def contenders(records: Iterable[TrialRecord]) -> list[Contender]:
             if r.repeats is None:
                 first[r.number] = r
     found = [Contender(trial, tuple(runs[number])) for number, trial in first.items()]
-    return sorted(found, key=lambda c: (len(c.nmes) < 2, c.mean, c.trial.number))
+    spread, freedom = pooled_spread(found)
+    best = min((c for c in found if len(c.nmes) > 1), key=lambda c: c.mean, default=None)
+
+    def place(c: Contender) -> tuple[bool, float, int]:
+        sure = len(c.nmes) > 1 or (best is not None and _worse(best, c, spread, freedom))
+        return not sure, c.mean, c.trial.number
+
+    return sorted(found, key=place)
 
 
 def pooled_spread(found: Iterable[Contender]) -> tuple[float, int]:
@@ -56,31 +68,39 @@ def candidates(config: RepeatsConfig, records: Iterable[TrialRecord]) -> list[Co
     return sorted(contenders(records), key=lambda c: (c.nmes[0], c.trial.number))[: config.candidates]
 
 
-def next_repeat(config: RepeatsConfig, records: Sequence[TrialRecord], base_seed: int) -> tuple[int, int] | None:
-    """Which trial to repeat next and with which seed; None where no more repeats would tell anything.
+def knows_noise(records: Iterable[TrialRecord]) -> bool:
+    """Whether a configuration was trained twice."""
+    return pooled_spread(contenders(records))[1] > 0
 
-    The candidates get their runs in turn. One is left out when its mean is worse than the best mean by more than the
-    noise of both explains.
+
+def next_repeat(config: RepeatsConfig, records: Sequence[TrialRecord], base_seed: int) -> tuple[int, int] | None:
+    """Which trial to repeat next and with which seed; None where no repeat would tell anything, as far as is known.
+
+    The first one, of the best candidate, tells how large the noise is: until it has, there is no other. Then candidates
+    get their runs in turn. One is left out when its mean is worse than the best by more than the noise explains.
     """
     ordered = candidates(config, records)
-    spread, freedom = pooled_spread(ordered)
-    best = min((c for c in ordered if len(c.nmes) > 1), key=lambda c: c.mean, default=None)
-    alive = [c for c in ordered if best is None or not _worse(c, best, spread, freedom)]
-    if len(alive) < 2:
+    if len(ordered) < 2:
         return None
-    begun: dict[int, int] = defaultdict(lambda: 1)
-    for r in records:
-        if r.repeats is not None:
-            begun[r.repeats] += 1
+    spread, freedom = pooled_spread(ordered)
+    if not freedom and any(r.repeats is not None and not r.state.finished for r in records):
+        return None
+    best = min(ordered, key=lambda c: c.mean)
+    alive = [c for c in ordered if not _worse(c, best, spread, freedom)] if freedom else ordered[:1]
+    if freedom and len(alive) < 2:
+        return None
+    begun = Counter(r.repeats for r in records if r.repeats is not None)
     chosen = min(alive, key=lambda c: begun[c.trial.number])
     number = chosen.trial.number
-    return None if begun[number] >= config.runs else (number, base_seed + begun[number])
+    runs = 1 + begun[number]
+    return None if runs >= (config.runs if freedom else 2) else (number, base_seed + runs)
 
 
 def _worse(candidate: Contender, best: Contender, spread: float, freedom: int) -> bool:
+    """Whether it is by more than the noise of both explains (Student's t, one-sided)."""
     from scipy.stats import t
 
-    if freedom < 2 or candidate is best or len(candidate.nmes) < 2:
+    if not freedom or candidate is best:
         return False
     half = float(t.ppf(CONFIDENCE, freedom)) * spread * best.mean
     return candidate.mean - best.mean > half * math.sqrt(1 / len(candidate.nmes) + 1 / len(best.nmes))

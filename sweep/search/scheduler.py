@@ -14,7 +14,7 @@ from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.budget import BudgetCheck
 from sweep.search.objectives import compared
-from sweep.search.replicates import next_repeat
+from sweep.search.replicates import knows_noise, next_repeat
 from sweep.search.rungs import first_design
 from sweep.search.trial_table import Trials
 
@@ -42,19 +42,38 @@ def next_step(
     """
     trials = Trials.of(config, records)
     room = BudgetCheck(config, trials, live, hours)
-    if room.searching:
-        takes_new = not full and room.takes_new()
-        if takes_new and trials.settled < first_design(config):
-            return Step("new")
-        for step in _by_need(config, trials, live) if takes_new else _deserving(config, trials):
-            if step.kind == "new" or room.fits(trials[step.number]):
-                return step
+    if room.ending and not knows_noise(trials.finalists) and (step := _repeat(config, trials, room)) is not None:
+        return step
+    if (step := _search(config, trials, live, room, full=full)) is not None:
+        return step
     if not live and room.below(1.0) and (last := _unfinished(config, trials)) is not None and room.fits(trials[last]):
         return Step("resume", last)
-    if config.repeats.share and room.takes_repeat() and len(config.objectives) == 1:
-        chosen = next_repeat(config.repeats, trials.finalists, config.train.run.seed)
-        return chosen and Step("repeat", *chosen)
+    if (step := _repeat(config, trials, room)) is not None:
+        return step
+    if room.share < 1 and knows_noise(trials.finalists):
+        return _search(config, trials, live, BudgetCheck(config, trials, live, hours, share=1), full=full)
     return None
+
+
+def _repeat(config: SweepConfig, trials: Trials, room: BudgetCheck) -> Step | None:
+    """A repeat of one of the best, where it can change the choice and there is room for it."""
+    if not config.repeats.share or len(config.objectives) > 1 or not room.takes_repeat():
+        return None
+    chosen = next_repeat(config.repeats, trials.finalists, config.train.run.seed)
+    return chosen and Step("repeat", *chosen)
+
+
+def _search(
+    config: SweepConfig, trials: Trials, live: Collection[int], room: BudgetCheck, *, full: bool
+) -> Step | None:
+    """A new trial or one that goes on, where there is room for it."""
+    if not room.searching:
+        return None
+    takes_new = not full and room.takes_new()
+    if takes_new and trials.settled < first_design(config):
+        return Step("new")
+    steps = _by_need(config, trials, live) if takes_new else _deserving(config, trials)
+    return next((step for step in steps if step.kind == "new" or room.fits(trials[step.number])), None)
 
 
 def _unfinished(config: SweepConfig, trials: Trials) -> int | None:

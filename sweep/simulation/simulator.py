@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -180,8 +180,7 @@ def best_so_far(task: Task, params: Params, seed: int, number: int) -> NDArray[n
 
 
 def _choice(ledger: Ledger, before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
-    """What the sweep would choose now: the best of what was repeated, else the trial that leads."""
-    finalists = ledger.finalists
-    if any(r.repeats is not None and r.state is State.COMPLETE for r in finalists):
-        return best(finalists) or reported
-    return ledger.leader or before or reported
+    """What the sweep would choose now, if the trial that leads were complete: it will be."""
+    leader = [] if ledger.leader is None else [replace(ledger.leader, state=State.COMPLETE)]
+    others = [r for r in ledger.finalists if not leader or r.number != leader[0].number]
+    return best([*others, *leader]) or before or reported

@@ -25,7 +25,7 @@ from trainer.settings import ArgumentParser
 # --help
 
 OPTIONS = {
-    "simulate": ["--curves", "--repeats", "--save-curves", "--out"],
+    "simulate": ["--curves", "--metric", "--compare", "--repeats", "--save-curves", "--out"],
     "run": ["SWEEP.yaml", "--dry-run", "--on-end", "--trials", "--train.optim.lr", "--mlflow_uri", "STARSWEEP_NAME"],
     "report": ["NAME", "--output", "--out"],
     "rerun": ["NAME", "--trial", "--seeds", "--final", "--again", "--output", "--mlflow_uri"],

@@ -23,7 +23,7 @@ def made(trials: int, seed: int = 0, owners=(0, 1, 2), noise: float = 0.02):
 def test_what_is_predicted_is_what_the_formulas_say(owners):
     """Rasmussen and Williams 2006, equations 2.25 and 2.26, with scikit-learn's Matern kernel."""
     ours, points, whose, early, values = made(30, owners=owners)
-    lengths, (function, sooner, trial, late, noise) = ours._parts(ours._hyper)
+    lengths, (function, sooner, trial, late, noise) = ours._parts(ours.hyper)
     matern = Matern(lengths[list(owners)], nu=2.5)
     both = np.outer(early, early)
     covariance = matern(points)[np.ix_(whose, whose)] * (function + sooner * both)
@@ -49,7 +49,7 @@ def test_what_an_early_rung_shows_wrongly_is_told_apart():
     asked = np.random.default_rng(1).random((100, 3))
     truth = np.sin(5 * asked[:, 0])
     assert np.corrcoef(process.predict(asked)[0], truth)[0, 1] > 0.98
-    lengths, _ = process._parts(process._hyper)
+    lengths, _ = process._parts(process.hyper)
     assert lengths[2] > 2 * lengths[:2].max()  # the third dimension changes nothing
 
 

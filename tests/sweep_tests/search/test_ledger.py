@@ -412,14 +412,15 @@ def test_the_best_are_repeated_with_other_seeds(tmp_path):
     driver = Driver(config)
     driver.run()
     records = driver.study.records
-    assert [r.repeats is None for r in records] == [True] * 7 + [False] * 3
-    best = sorted((r for r in records[:7] if r.state is State.COMPLETE), key=lambda r: r.best_nme)
-    assert [r.repeats for r in records[7:]] == [r.number for r in best[:3]]
-    for r in records[7:]:
+    again = [r for r in records if r.repeats is not None]
+    assert again[0].number == 4  # early, to tell how large the noise is
+    best = sorted((r for r in records if r.state is State.COMPLETE and r not in again), key=lambda r: r.best_nme)
+    assert {r.repeats for r in again} <= {r.number for r in best[:3]}
+    for r in again:
         assert r.params == driver.study.record(r.repeats).params
         assert config.trial_config(r).run.seed == r.seed != config.train.run.seed
-    started = [e.data for e in driver.events() if e.kind is EventKind.TRIAL_STARTED and e.trial >= 7]
-    assert [(data["seed"], data["repeats"]) for data in started] == [(r.seed, r.repeats) for r in records[7:]]
+    started = [e.data for e in driver.events() if e.kind is EventKind.TRIAL_STARTED and "repeats" in e.data]
+    assert [(data["seed"], data["repeats"]) for data in started] == [(r.seed, r.repeats) for r in again]
     check_log(config, records)
 
 
