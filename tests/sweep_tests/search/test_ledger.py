@@ -472,7 +472,7 @@ def every_moment_of(config: SweepConfig, target: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("trials", "pause", "share"), [(6, "false", "0"), (8, "true", "0.2")])
+@pytest.mark.parametrize(("trials", "pause", "share"), [(5, "false", "0"), (6, "true", "0.2")])
 def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, pause, share, tmp_path, monkeypatch):
     (tmp_path / "steady").mkdir()
     settings = {"trials": str(trials), "pruner__pause": pause, "repeats__share": share}
@@ -481,7 +481,7 @@ def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, pa
     expected = picture(steady)
     assert len(moments) > 8 * trials
     assert {state for _, _, state, *_ in expected} >= {State.COMPLETE, State.PRUNED}
-    for moment in moments:
+    for moment in moments[trials % 2 :: 2]:  # of two neighbours one: each takes half a second
         config = make_config(moment, **settings)
         Driver(config).run()
         assert picture(config) == expected, moment
