@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     OURS: {},
     "the same, random draws only": {"sampler.name": "random"},
     "the same, Optuna's TPE": {"sampler.name": "tpe"},
+    "the same, CMA-ES": {"sampler.name": "cmaes"},
 }
 RANDOM = "random search, no stopping"
 PEERS: dict[str, tuple[type[Rule], Callable[..., optuna.samplers.BaseSampler]]] = {

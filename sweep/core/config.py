@@ -22,7 +22,7 @@ _DECISIVE = {"train", "space", "known", "sampler", "pruner", "repeats", "objecti
 
 
 class SamplerConfig(Section):
-    name: Literal["rank_gp", "tpe", "gp", "random", "grid"] = Field(
+    name: Literal["rank_gp", "tpe", "gp", "cmaes", "random", "grid"] = Field(
         "rank_gp",
         description="who suggests the next trial: rank_gp, a Gaussian process on the ranks of trials, or a sampler of "
         "Optuna by its name; grid: all points of a space of choices and integers",

@@ -11,6 +11,7 @@ from sweep.core.config_file import build_sweep, read_tree
 from sweep.core.trial import TrialRecord, Value
 from sweep.simulation.recorded_curves import Curves
 from trainer.config import TrainConfig
+from trainer.errors import ConfigError
 from trainer.settings import apply_overrides
 
 _WIDE = 100.0  # a range whose ends differ by so many times is searched in logarithms
@@ -44,7 +45,10 @@ def load_foreign(path: str | Path | None, overrides: Mapping[str, str], curves: 
     tree: dict[str, Any] = read_tree(Path(path)) if path is not None else {"name": "simulated"}
     tree.setdefault("space", space_of(curves))
     tree.setdefault("train", {}).setdefault("optim", {}).setdefault("epochs", curves.epochs)
-    return build_sweep(ForeignSweep, tree, overrides, "the sweep" if path is None else str(path))
+    config = build_sweep(ForeignSweep, tree, overrides, "the sweep" if path is None else str(path))
+    if config.warm_start or len(config.objectives) > 1 or config.limits.given:
+        raise ConfigError("warm_start, objectives and limits: cannot be simulated on a table of curves")
+    return config
 
 
 def space_of(curves: Curves) -> dict[str, dict[str, list[Value]]]:

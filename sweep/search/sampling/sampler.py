@@ -21,7 +21,7 @@ from sweep.core.search_space import Dimension, active, filled
 from sweep.core.trial import Params
 from sweep.search.objectives import compared
 from sweep.search.rungs import first_design
-from sweep.search.sampling.rank_gp import Scores, design, propose, score
+from sweep.search.sampling import cma_es, rank_gp
 from sweep.search.sampling.unit_cube import UnitCube
 from sweep.search.trial_table import Trials
 
@@ -77,7 +77,7 @@ class Sampler:
         name, seed = self._config.sampler.name, derived_seed(self._config.seed, number, attempt)
         found: Params | None = None
         if name == "rank_gp" and number < first_design(self._config) and attempt == 0:
-            found = design(self._cube, number, self._config.seed)
+            found = rank_gp.design(self._cube, number, self._config.seed)
         elif not fixed and attempt < _OWN_ATTEMPTS and not self._is_drawn(number):
             found = self._learnt(name, seed)
         if found is None:
@@ -93,14 +93,16 @@ class Sampler:
         """What is suggested by what is known of trials; None where nothing new is, or by who does not learn."""
         if name in ("random", "grid"):
             return None
-        scores = score([rung.arrived for _, rung in compared(self._config, self._trials)])
-        if name != "rank_gp":
+        scores = rank_gp.score([rung.arrived for _, rung in compared(self._config, self._trials)])
+        if name not in ("rank_gp", "cmaes"):
             return self._ask(build_sampler(name, seed, first_design(self._config)), self._shown(scores))
         if len(scores.numbers) * _LEARNS_FROM < first_design(self._config):
             return None
         new = [self._trials[n].params for n in range(len(self._points), len(self._trials))]
         self._points = np.concatenate([self._points, self._cube.points(new)])
-        return propose(self._cube, self._points, scores, self._trials.early, seed)
+        if name == "cmaes":
+            return cma_es.propose(self._cube, self._points, scores.by_number(), seed)
+        return rank_gp.propose(self._cube, self._points, scores, self._trials.early, seed)
 
     def _ask(self, sampler: optuna.samplers.BaseSampler, past: Sequence[FrozenTrial]) -> Params:
         """What one of Optuna's samplers draws to whom this past is shown: a value for every dimension."""
@@ -110,7 +112,7 @@ class Sampler:
         study.past, study.space = past, self._distributions
         return dict(study.ask(dict(self._distributions)).params)
 
-    def _shown(self, scores: Scores) -> list[FrozenTrial]:
+    def _shown(self, scores: rank_gp.Scores) -> list[FrozenTrial]:
         """The trials as Optuna's samplers want them, by number."""
         values: dict[int, float | None] = {**dict.fromkeys(self._trials.early), **scores.thinned(_SHOWN).by_number()}
         return [self._form(number, values[number]) for number in sorted(values)]

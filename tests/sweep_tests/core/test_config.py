@@ -141,7 +141,7 @@ REFUSED = [
     (
         {},
         {"sampler.name": "bayes"},
-        "sampler.name = 'bayes': input should be 'rank_gp', 'tpe', 'gp', 'random' or",
+        "sampler.name = 'bayes': input should be 'rank_gp', 'tpe', 'gp', 'cmaes', 'random' or",
     ),
     ({}, {"pruner.name": "asha"}, "pruner.name = 'asha': input should be 'successive_halving', 'median' or 'none'"),
     ({}, {"pruner.reduction": "1"}, "pruner.reduction = 1: "),

@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
+from sweep.search.sampling import cma_es
 from sweep.search.sampling.rank_gp import design, propose, score
 from sweep.search.sampling.sampler import Sampler
 from sweep.search.sampling.unit_cube import UnitCube
@@ -238,7 +239,7 @@ def test_trials_that_are_on_their_way_are_not_asked_for_again():
     assert apart.min() > 0.999 / math.sqrt(math.pi * 26)
 
 
-@pytest.mark.parametrize("name", ["rank_gp", "tpe", "gp", "random"])
+@pytest.mark.parametrize("name", ["rank_gp", "tpe", "gp", "cmaes", "random"])
 def test_a_part_that_is_given_is_kept_and_the_rest_fits_to_it(name):
     config = make_config(sampler={"name": name})
     for number, fixed in [(0, {"loss.name": "star"}), (3, {"loss.name": "wing"}), (50, {"loss.name": "star"})]:
@@ -247,7 +248,7 @@ def test_a_part_that_is_given_is_kept_and_the_rest_fits_to_it(name):
         assert ("loss.star_weight" in params) is (params["loss.name"] == "star")
 
 
-@pytest.mark.parametrize("name", ["rank_gp", "tpe"])
+@pytest.mark.parametrize("name", ["rank_gp", "tpe", "cmaes"])
 def test_a_share_of_trials_is_drawn_at_random(name):
     config = make_config(TWO, sampler={"name": name, "random_share": 0.15})
     sampler = Sampler(config, Trials(config, searched(TWO, bowl, 20)))
@@ -266,3 +267,50 @@ def test_optunas_samplers_see_the_scores_and_who_is_on_the_way():
     order = sorted(range(6), key=lambda n: records[n].best_nme)
     assert sorted(range(6), key=lambda n: shown[n].value) == order
     assert shown[6].value is None
+
+
+# CMA-ES
+
+
+def told(count: int, best: tuple[float, float] = (0.8, 0.2)) -> tuple[np.ndarray, dict[int, float]]:
+    """Points of a plane, and how far they lie from the best one."""
+    points = np.random.default_rng(0).random((count, 2))
+    return points, dict(enumerate(((points - best) ** 2).sum(1).tolist()))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_it_comes_closer_to_the_best_from_generation_to_generation(seed):
+    values = [bowl(r.params) - 0.05 for r in searched(TWO, bowl, 80, seed, name="cmaes")]
+    assert np.mean(values[60:]) < 0.1 * np.mean(values[:14])
+
+
+def test_what_is_no_whole_generation_is_not_told_yet():
+    points, scores = told(6)
+    assert cma_es.propose(cube(TWO), points, dict(list(scores.items())[:5]), 3) == cma_es.propose(
+        cube(TWO), points, {}, 3
+    )
+    assert cma_es.propose(cube(TWO), points, scores, 3) != cma_es.propose(cube(TWO), points, {}, 3)
+
+
+def test_the_order_in_which_trials_were_ranked_means_nothing():
+    points, scores = told(60)
+    turned = dict(sorted(scores.items(), key=lambda pair: pair[1]))
+    assert cma_es.propose(cube(TWO), points, turned, 5) == cma_es.propose(cube(TWO), points, scores, 5)
+
+
+def test_choices_are_drawn_and_conditions_hold():
+    made, rng = cube(), np.random.default_rng(1)
+    points = made.spread(rng.random((40, 6)))
+    scores = dict(enumerate(rng.random(40).tolist()))
+    asked = [cma_es.propose(made, points, scores, seed) for seed in range(60)]
+    assert {params["loss.name"] for params in asked} == {"star", "wing", "smooth_l1"}
+    assert all(("loss.star_weight" in params) is (params["loss.name"] == "star") for params in asked)
+    assert all(isinstance(params["optim.accumulate"], int) for params in asked)
+
+
+def test_a_space_of_one_range_has_no_covariance():
+    one = cube({"optim.lr": TWO["optim.lr"]})
+    assert cma_es.propose(one, np.array([[0.5]]), {0: 1.0}, 0) is None
+    config = make_config({"optim.lr": TWO["optim.lr"]}, sampler={"name": "cmaes", "startup_trials": 1})
+    records = [TrialRecord(n, {"optim.lr": 1e-3}, curve=dict.fromkeys(range(1, EPOCHS + 1), 0.1)) for n in range(3)]
+    assert 1e-4 <= Sampler(config, Trials(config, records)).suggest(3, {})["optim.lr"] <= 1e-2

@@ -19,8 +19,8 @@ from sweep.core.errors import StudyMismatchError
 from sweep.core.trial import State
 from sweep.search.study import Study
 
-SAMPLERS = ["rank_gp", "tpe", "random", "gp"]
-SLOW_ONES = ["rank_gp", "tpe", "random", pytest.param("gp", marks=pytest.mark.slow)]
+SAMPLERS = ["rank_gp", "tpe", "random", "cmaes", "gp"]
+SLOW_ONES = ["rank_gp", "tpe", "random", "cmaes", pytest.param("gp", marks=pytest.mark.slow)]
 KINDS = {
     "uniform": {"loss.star_weight": {"uniform": [0, 10]}},
     "log_uniform": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}},

@@ -332,6 +332,8 @@ def test_samplers_and_budgets_are_compared_and_drawn(here, capsys):
         (("--metric", "eror"), "table.csv: has no column eror (nearest valid key: error)"),
         (("--curves", "table.csv", "table.csv"), "--curves table.csv: a table stands alone"),
         (("--save-curves", "x.json.gz"), "--save-curves: a table is a file of curves already"),
+        (("--warm_start", "[old]"), "warm_start, objectives and limits: cannot be simulated on a table of curves"),
+        (("--limits.memory_gb", "4"), "warm_start, objectives and limits: cannot be simulated on a table of curves"),
         (("--processes", "0"), "--processes 0: must be at least 1"),
         (("--space", "{lrr: {uniform: [0, 1]}}"), "table.csv: has no column lrr, which is a parameter of the space"),
     ],
