@@ -7,6 +7,7 @@ Legend: a configuration is a set of parameters; its runs are the complete trials
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -65,12 +66,16 @@ def pooled_spread(found: Iterable[Contender]) -> tuple[float, int]:
 
 def candidates(config: RepeatsConfig, records: Iterable[TrialRecord]) -> list[Contender]:
     """The configurations that may be trained again: those whose first run was best; who is none will never be one."""
-    return sorted(contenders(records), key=lambda c: (c.nmes[0], c.trial.number))[: config.candidates]
+    return _first(config, contenders(records))
+
+
+def _first(config: RepeatsConfig, found: Iterable[Contender]) -> list[Contender]:
+    return sorted(found, key=lambda c: (c.nmes[0], c.trial.number))[: config.candidates]
 
 
 def knows_noise(records: Iterable[TrialRecord]) -> bool:
     """Whether a configuration was trained twice."""
-    return pooled_spread(contenders(records))[1] > 0
+    return any(r.repeats is not None and r.state is State.COMPLETE for r in records)
 
 
 def next_repeat(config: RepeatsConfig, records: Sequence[TrialRecord], base_seed: int) -> tuple[int, int] | None:
@@ -79,10 +84,11 @@ def next_repeat(config: RepeatsConfig, records: Sequence[TrialRecord], base_seed
     The first one, of the best candidate, tells how large the noise is: until it has, there is no other. Then candidates
     get their runs in turn. One is left out when its mean is worse than the best by more than the noise explains.
     """
-    ordered = candidates(config, records)
+    found = contenders(records)
+    ordered = _first(config, found)
     if len(ordered) < 2:
         return None
-    spread, freedom = pooled_spread(ordered)
+    spread, freedom = pooled_spread(found)
     if not freedom and any(r.repeats is not None and not r.state.finished for r in records):
         return None
     best = min(ordered, key=lambda c: c.mean)
@@ -98,9 +104,14 @@ def next_repeat(config: RepeatsConfig, records: Sequence[TrialRecord], base_seed
 
 def _worse(candidate: Contender, best: Contender, spread: float, freedom: int) -> bool:
     """Whether it is by more than the noise of both explains (Student's t, one-sided)."""
-    from scipy.stats import t
-
     if not freedom or candidate is best:
         return False
-    half = float(t.ppf(CONFIDENCE, freedom)) * spread * best.mean
+    half = _quantile(freedom) * spread * best.mean
     return candidate.mean - best.mean > half * math.sqrt(1 / len(candidate.nmes) + 1 / len(best.nmes))
+
+
+@functools.cache
+def _quantile(freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(CONFIDENCE, freedom))

@@ -197,6 +197,11 @@ def test_without_noise_one_repeat_tells_all():
     assert next_repeat(CONFIG, table((0.1, 0.1), (0.1,)), 0) == (1, 1)  # nothing tells these apart
 
 
+def test_the_noise_stays_known_when_better_ones_are_found():
+    records = table((0.200, 0.2001), (0.101,), (0.102,), (0.100,))
+    assert next_repeat(CONFIG, records, 0) is None  # three are better than the one that was repeated
+
+
 def test_what_may_be_better_gets_a_repeat_though_it_was_found_later():
     records = table((0.100, 0.102, 0.104, 0.102), (0.110, 0.108, 0.109, 0.111), (0.101,))
     assert next_repeat(CONFIG, records, 0) == (2, 1)
