@@ -144,9 +144,8 @@ def run_peer(
 ) -> History:
     """One search by another tool, until so many epochs are spent; it would choose what has the lowest NME."""
     peer = Peer(dimensions, task.epochs, rule, sampler(seed))
-    return play(peer, task, slots, seed, lowest, Clock(), epochs=epochs)
+    return play(peer, task, slots, seed, _lowest, Clock(), epochs=epochs)
 
 
-def lowest(before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
-    """The trial with the lowest NME so far."""
+def _lowest(before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
     return reported if before is None else min(before, reported, key=lambda r: r.best_nme or math.inf)

@@ -19,7 +19,7 @@ from benchmarks.search import FOLDER, curves, in_parallel
 from sweep.core.config_file import build_sweep, read_tree
 from sweep.simulation.curve_table import read_table
 from sweep.simulation.foreign_sweep import ForeignSweep
-from sweep.simulation.repeated import standings
+from sweep.simulation.repeated import decided, mean_ranks, standings
 from sweep.simulation.simulator import History, simulate
 from sweep.simulation.surrogate import NearestTask, SmoothTask, Task
 
@@ -77,21 +77,19 @@ def search(name: str, changes: Mapping[str, str], seed: int) -> History:
     config, task = open_task(name)
     if changes:
         config = build_sweep(ForeignSweep, config.tree(), changes, name)
-    return _without_trials(simulate(config, task, SLOTS, seed))
-
-
-def _without_trials(history: History) -> History:
-    history.records.clear()  # not looked at, and much to send
-    return history
+    return simulate(config, task, SLOTS, seed)
 
 
 def _one(task: str, who: str, changes: Mapping[str, str], seed: int) -> History:
-    if who not in PEERS:
-        return search(task, changes, seed)
-    config, trained = open_task(task)
-    rule, sampler = PEERS[who]
-    epochs = TRAININGS * trained.epochs
-    return run_peer(config.dimensions, trained, SLOTS, seed, epochs, rule(), lambda seed: sampler(seed=seed))
+    if who in PEERS:
+        config, trained = open_task(task)
+        rule, sampler = PEERS[who]
+        epochs = TRAININGS * trained.epochs
+        found = run_peer(config.dimensions, trained, SLOTS, seed, epochs, rule(), lambda seed: sampler(seed=seed))
+    else:
+        found = search(task, changes, seed)
+    found.records.clear()  # not looked at, and much to send
+    return found
 
 
 def simulate_all(
@@ -105,40 +103,37 @@ def simulate_all(
     return {t: Found(histories, open_task(t)[1].best, open_task(t)[1].epochs) for t, histories in by_task.items()}
 
 
-def log_regrets(found: Mapping[str, Found], name: str) -> list[float]:
-    """Mean decimal logarithm of the regret of a search on each task."""
-    return [standings(f.histories, f.best, f.epochs)[name].log_regret for f in found.values()]
+def log_regrets(found: Mapping[str, Found]) -> dict[str, list[float]]:
+    """Mean decimal logarithm of the regret of each search on each task."""
+    by_task = [standings(f.histories, f.best, f.epochs) for f in found.values()]
+    return {name: [stands[name].log_regret for stands in by_task] for name in by_task[0]}
 
 
-def decided(found: Mapping[str, Found], first: str, second: str, trainings: int) -> tuple[int, int]:
+def won(found: Mapping[str, Found], first: str, second: str, trainings: int) -> tuple[int, int]:
     """In how many repeats the first search has found something better, and something worse, than the second."""
-    gaps = np.concatenate([f.at(second, trainings) - f.at(first, trainings) for f in found.values()])
-    return int((gaps > 1e-9).sum()), int((gaps < -1e-9).sum())
+    values = [np.concatenate([f.at(name, trainings) for f in found.values()]) for name in (first, second)]
+    return decided(*values)
 
 
-def mean_rank(found: Mapping[str, Found], name: str, trainings: int) -> float:
-    """Of a search among all, over tasks and repeats; equals share their ranks."""
-    ranks = []
-    for f in found.values():
-        own, others = f.at(name, trainings), [f.at(other, trainings) for other in f.histories]
-        below = np.sum([other < own for other in others], axis=0)
-        equal = np.sum([other == own for other in others], axis=0)
-        ranks.append(float((below + (equal + 1) / 2).mean()))
-    return fmean(ranks)
+def ranks(found: Mapping[str, Found], trainings: int) -> dict[str, float]:
+    """Of each search among all, mean over tasks and repeats."""
+    names = list(next(iter(found.values())).histories)
+    by_task = [mean_ranks(np.array([f.at(name, trainings) for name in names])) for f in found.values()]
+    return dict(zip(names, np.mean(by_task, axis=0).tolist(), strict=True))
 
 
 def rows(found: Mapping[str, Found]) -> list[list[str]]:
     """A row a search: medians of the regret by task, logarithms, ranks, and how ours did against it."""
     made: list[list[str]] = []
-    for name in next(iter(found.values())).histories:
+    ranked = [ranks(found, b) for b in BUDGETS[1:]]
+    for name, logs in log_regrets(found).items():
         medians = [
             " ".join(f"{np.median(f.at(name, b)) - f.best:.4f}".removeprefix("0") for b in BUDGETS)
             for f in found.values()
         ]
-        logs = log_regrets(found, name)
-        ranks = " ".join(f"{mean_rank(found, name, b):.2f}" for b in BUDGETS[1:])
-        wins = ", ".join("{}:{}".format(*decided(found, OURS, name, b)) for b in BUDGETS[1:]) if name != OURS else "-"
-        made.append([name, *medians, " ".join(f"{log:.2f}" for log in logs), f"{fmean(logs):.3f}", ranks, wins])
+        places = " ".join(f"{by_name[name]:.2f}" for by_name in ranked)
+        wins = ", ".join("{}:{}".format(*won(found, OURS, name, b)) for b in BUDGETS[1:]) if name != OURS else "-"
+        made.append([name, *medians, " ".join(f"{log:.2f}" for log in logs), f"{fmean(logs):.3f}", places, wins])
     return made
 
 

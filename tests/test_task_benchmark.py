@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import tasks
-from benchmarks.tasks import OURS, RANDOM, TASKS, Found, decided, log_regrets, mean_rank, open_task, rows
+from benchmarks.tasks import OURS, RANDOM, TASKS, Found, log_regrets, open_task, ranks, rows, won
 from sweep.simulation.simulator import History
 
 SIZES = {"ytf68": (2, 18), "lcb_189906": (7, 52), "ts_irnn": (8, 51), "digits": (7, 30)}
@@ -52,12 +52,12 @@ def found(**ends: list[float]) -> dict[str, Found]:
 
 def test_ranks_and_repeats_that_are_won_by_hand():
     three = found(a=[0.2, 0.3, 0.4], b=[0.2, 0.2, 0.5], c=[0.9, 0.9, 0.9])
-    assert decided(three, "a", "b", 8) == (1, 1)
-    assert decided(three, "a", "c", 8) == (3, 0)
-    assert decided(three, "a", "c", 4) == (0, 0)
-    assert mean_rank(three, "a", 8) == pytest.approx((1.5 + 2 + 1) / 3)
-    assert mean_rank(three, "c", 16) == 3
-    assert mean_rank(three, "c", 2) == 2
+    assert won(three, "a", "b", 8) == (1, 1)
+    assert won(three, "a", "c", 8) == (3, 0)
+    assert won(three, "a", "c", 4) == (0, 0)
+    assert ranks(three, 8)["a"] == pytest.approx((1.5 + 2 + 1) / 3)
+    assert ranks(three, 16)["c"] == 3
+    assert ranks(three, 2)["c"] == 2
 
 
 def test_the_rows_hold_medians_and_what_ours_won():
@@ -65,4 +65,4 @@ def test_the_rows_hold_medians_and_what_ours_won():
     assert ours == [OURS, ".9000 .9000 .2000 .2000", ours[2], ours[3], "1.50 1.00 1.00", "-"]
     assert other[-1] == "0:0, 3:0, 3:0"
     assert float(ours[3]) < float(other[3])
-    assert log_regrets(found(a=[0.2, 0.2]), "a")[0] == pytest.approx(float(ours[3]), abs=0.2)
+    assert log_regrets(found(a=[0.2, 0.2]))["a"][0] == pytest.approx(float(ours[3]), abs=0.2)

@@ -24,8 +24,8 @@ _DECISIVE = {"train", "space", "known", "sampler", "pruner", "repeats", "objecti
 class SamplerConfig(Section):
     name: Literal["rank_gp", "tpe", "gp", "cmaes", "random", "grid"] = Field(
         "rank_gp",
-        description="who suggests the next trial: rank_gp, a Gaussian process on the ranks of trials, or a sampler of "
-        "Optuna by its name; grid: all points of a space of choices and integers",
+        description="who suggests the next trial: rank_gp, a Gaussian process on the ranks of trials; cmaes, CMA-ES on "
+        "them; tpe, gp or random, of Optuna; grid: all points of a space of choices and integers",
     )
     startup_trials: int | None = Field(
         None,

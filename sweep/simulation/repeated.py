@@ -147,15 +147,29 @@ def standings(sweeps: Mapping[str, Sequence[History]], best: float, epochs: int)
     least = _LEAST * min(worst, first) or _SAME
     logs = {name: np.log10(np.clip(regret, least, max(worst, least))).mean(1) for name, regret in regrets.items()}
     ends = np.array([[h.true[-1] for h in histories] for histories in sweeps.values()])  # (kinds, repeats)
-    ranks = [((ends < end - _SAME).sum(0) + (np.abs(ends - end) <= _SAME).sum(0) / 2 + 0.5).mean() for end in ends]
     base = next(iter(logs.values()))
     found = {}
-    for (name, log), end, rank in zip(logs.items(), ends, ranks, strict=True):
+    for (name, log), end, rank in zip(logs.items(), ends, mean_ranks(ends), strict=True):
         differences = log if log is base else log - base
         error = float(differences.std(ddof=1)) / math.sqrt(len(log)) if len(log) > 1 else math.nan
-        ahead, behind = int((end < ends[0] - _SAME).sum()), int((end > ends[0] + _SAME).sum())
-        found[name] = Standing(float(log.mean()), error, float(rank), ahead, behind)
+        found[name] = Standing(float(log.mean()), error, float(rank), *decided(end, ends[0]))
     return found
+
+
+def mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rank of each kind in each repeat, mean over repeats, (K,); 1 is the least, and equals share theirs.
+
+    Args:
+        values: what each kind has found in each repeat, (K, R).
+    """
+    from scipy.stats import rankdata
+
+    return np.mean(rankdata(values, axis=0), axis=1)
+
+
+def decided(values: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[int, int]:
+    """In how many repeats a kind has found something better than another, and in how many something worse."""
+    return int((values < others - _SAME).sum()), int((values > others + _SAME).sum())
 
 
 def comparison(sweeps: Mapping[str, Sequence[History]], best: float, epochs: int, metric: Metric = NME) -> str:

@@ -202,7 +202,7 @@ def _check_recorded(d: Dimension, values: Sequence[Value]) -> None:
             raise ConfigError(f"space.{d.key}: was recorded with {value!r}, which is no value of a {d.kind} range")
 
 
-def _stretched(values: Sequence[float] | NDArray[np.float64], epochs: int) -> NDArray[np.float64]:
+def _stretched(values: Sequence[float], epochs: int) -> NDArray[np.float64]:
     """What was recorded by epoch, (R,), at the same parts of a training of another length, (E,)."""
     recorded = len(values)
     if recorded == epochs:
