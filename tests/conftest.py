@@ -34,7 +34,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, subprocess.Co
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # that of all workers
     ended = folder / "calm.json"
     with FileLock(folder / "calm.lock"):
-        sweep = Sweep(folder / "calm")
+        sweep = Sweep(folder / "calm", as_new=True)
         if not ended.exists():
             done = sweep.run()
             ended.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))

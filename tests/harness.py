@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import urllib.request
 import uuid
 from collections import Counter
@@ -22,13 +21,13 @@ from typing import Any, Protocol
 import optuna
 import yaml
 from mlflow.entities import Run
+from prepared import FORMS, copy_empty_store, teach_sweep
 from waiting import PATIENCE, wait_for
 
 from sweep.storage.event_log import Event, EventKind, read_events
 from sweep.tracking.mlflow_client import connect
 
 MARK = "STARSWEEP_TEST_MARK"
-FORMS = Path(tempfile.gettempdir()) / f"starsweep-test-forms-{os.getuid()}"
 LOCKSTEP = ["train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr"]
 LOCKSTEP += ["images_per_second", "epoch_seconds", "memory_gb"]
 TINY = {
@@ -72,6 +71,7 @@ class Sweep:
     settings: dict = field(default_factory=lambda: CALM)
     mlflow: str | None = None  # URI of the store, if not the one in the output folder
     machine: Host | None = None  # where its command runs, if not here
+    as_new: bool = False  # on a machine that knows nothing yet, without MLflow's tables
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -88,10 +88,10 @@ class Sweep:
 
     @property
     def cache(self) -> Path:
-        """A cache folder of its own, but for the speeds of the machine, which all tests measure together."""
+        """A cache folder of its own, but for the speeds of the machine, which all tests share."""
         folder = self.home / "cache"
         (folder / "starsweep").mkdir(parents=True, exist_ok=True)
-        FORMS.mkdir(exist_ok=True)
+        FORMS.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             (folder / "starsweep" / "forms").symlink_to(FORMS)
         return folder
@@ -100,8 +100,17 @@ class Sweep:
         more = ("--mlflow_uri", self.mlflow, *more) if self.mlflow else more
         return [str(self.home / f"{self.name}.yaml"), "--output", str(self.output), *more]
 
+    def prepare(self, *more: str) -> None:
+        """What is the same at every start and takes seconds each time is there; see `prepared`."""
+        if self.as_new:
+            return
+        teach_sweep(self.words(*more), self.cache)
+        if self.mlflow is None and "--dry-run" not in more:
+            copy_empty_store(self.output / "mlflow.db")
+
     def start(self, *more: str, program: Sequence[str] = ("-m", "sweep.run"), **env: str) -> subprocess.Popen:
         """The command in a process group of its own, as from a terminal; `program` may be a script that wraps it."""
+        self.prepare(*more)
         prefix = self.machine.prefix(self.home) if self.machine else []
         environment = os.environ | {"XDG_CACHE_HOME": str(self.cache), MARK: self.mark} | env
         return subprocess.Popen(
@@ -247,6 +256,7 @@ class MlflowServer:
         self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{self.port}", None
 
     def start(self):
+        copy_empty_store(self.folder / "mlflow.db")
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]

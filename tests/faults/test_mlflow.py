@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +15,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from harness import CALM, MlflowServer, Sweep
+from prepared import copy_empty_store
 from proxy import Proxy
 from waiting import PATIENCE, wait_for
 
 from sweep.storage.event_log import EventKind
-from sweep.tracking.mlflow_client import connect
 from sweep.tracking.projector import Progress
 from sweep.tracking.run_updates import RUN_STATUS
 
@@ -188,13 +187,11 @@ def signal_to(server: MlflowServer, number: signal.Signals) -> None:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     """One that stays, one with passwords, one to be killed, one that is not there."""
-    first = tmp_path_factory.mktemp("servers") / "mlflow.db"
-    connect(f"sqlite:///{first}").search_experiments()  # the tables take two seconds: once is enough
-    found = {}
+    home, found = tmp_path_factory.mktemp("servers"), {}
     for name in ("steady", "auth", "mortal", "absent"):
-        (first.parent / name).mkdir()
-        shutil.copy(first, first.parent / name)
-        found[name] = (Auth if name == "auth" else MlflowServer)(first.parent / name)
+        (home / name).mkdir()
+        copy_empty_store(home / name / "mlflow.db")  # once is enough, with passwords too
+        found[name] = (Auth if name == "auth" else MlflowServer)(home / name)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: found[name].start(), ("steady", "auth", "mortal")))
     yield found

@@ -49,6 +49,7 @@ Path("seen.json").write_text(json.dumps(seen))
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     sweep = Sweep(tmp_path_factory.mktemp("loaded") / "home", settings=SETTINGS)
+    sweep.prepare("--train.optim.epochs", "2")
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=sweep.home,

@@ -200,7 +200,7 @@ def test_more_than_the_machine_has_is_refused_before_anything_is_made(tmp_path, 
 
 def test_missing_faces_are_told_with_the_tree_that_is_expected(tmp_path):
     train = TINY | {"data": {"kind": "w300", "root": str(tmp_path / "nowhere"), "image_size": 32}}
-    sweep = Sweep(tmp_path / "home", settings=CALM | {"train": train})
+    sweep = Sweep(tmp_path / "home", settings=CALM | {"train": train}, as_new=True)
     ended = sweep.run()
     assert ended.returncode == 1
     assert "DataError: " in ended.stderr

@@ -1,33 +1,26 @@
 """All trials of a sweep are computed in one form, which the machine decides once and which is written down."""
 
-import os
 from pathlib import Path
 
 import pytest
 import yaml
 from harness import CALM, TINY, Sweep
+from prepared import teach
 
 from sweep import load
 from sweep.core.config_file import load_sweep
 from trainer.config import TrainConfig
-from trainer.forms import Form, FormSpeeds, form_of, remember
+from trainer.forms import Form, form_of
 
 pytestmark = pytest.mark.slow
 OPEN = CALM | {"trials": 2, "train": TINY | {"run": {"precision": "auto", "channels_last": "auto"}}}
 FORMS = [Form(precision, last) for precision in ("float32", "bfloat16") for last in (False, True)]
 
 
-def teach(sweep: Sweep, quick: Form) -> dict[str, str]:
-    """Has this machine be five times faster in one form than in the others; gives the environment that knows it."""
+def quick_in(sweep: Sweep, quick: Form) -> dict[str, str]:
+    """The environment of a machine that is five times faster in one form than in the others."""
     cache = sweep.home / f"cache of {quick}"
-    os.environ["XDG_CACHE_HOME"], before = str(cache), os.environ.get("XDG_CACHE_HOME")
-    try:
-        config = load_sweep(sweep.home / "faces.yaml", {}).train
-        remember(config, FormSpeeds({form: 50.0 if form == quick else 10.0 for form in FORMS}, "taught"))
-    finally:
-        os.environ.pop("XDG_CACHE_HOME")
-        if before is not None:
-            os.environ["XDG_CACHE_HOME"] = before
+    teach(load_sweep(sweep.home / "faces.yaml", {}).train, cache, quick)
     return {"XDG_CACHE_HOME": str(cache)}
 
 
@@ -42,7 +35,7 @@ def forms(sweep: Sweep) -> set[Form]:
 @pytest.mark.parametrize("quick", [FORMS[0], FORMS[3]], ids=str)
 def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form) -> None:
     sweep = Sweep(tmp_path / "home", settings=OPEN)
-    done = sweep.run(**teach(sweep, quick))
+    done = sweep.run(**quick_in(sweep, quick))
     assert done.returncode == 0, done.stderr
     assert f"networks are computed in {quick}: 50.0 images/s, taught" in done.stdout
     assert forms(sweep) == {quick}
@@ -51,7 +44,7 @@ def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form)
     assert run.tags["form"] == str(quick)
     assert run.tags["form.speeds.this machine"].startswith(f"{quick} 50.0, ")
     other = FORMS[1]
-    again = sweep.run("--trials", "3", **teach(sweep, other))  # now another form is faster: the sweep keeps its own
+    again = sweep.run("--trials", "3", **quick_in(sweep, other))  # now another form is faster: the sweep keeps its own
     assert again.returncode == 0, again.stderr
     assert "networks are computed" not in again.stdout
     assert "10.0" not in again.stdout
@@ -62,7 +55,7 @@ def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form)
 def test_what_is_said_is_obeyed_and_told_where_it_is_slow(tmp_path: Path) -> None:
     said = OPEN | {"trials": 1, "train": TINY | {"run": {"precision": "float32", "channels_last": True}}}
     sweep = Sweep(tmp_path / "home", settings=said)
-    done = sweep.run(**teach(sweep, FORMS[0]))
+    done = sweep.run(**quick_in(sweep, FORMS[0]))
     assert done.returncode == 0, done.stderr
     told = " ".join((done.stdout + done.stderr).split())
     assert "this machine: float32 NHWC is 5.0 times slower here than float32 NCHW" in told

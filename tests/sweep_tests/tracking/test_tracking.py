@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from harness import MlflowServer
+from prepared import copy_empty_store
 from proxy import Proxy
 from waiting import PATIENCE, wait_for
 
@@ -102,18 +103,11 @@ class Sweep:
         return {file.path for file in self.client().list_artifacts(self.runs()[trial].info.run_id, folder)}
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(f"sqlite:///{path}").search_experiments()  # the schema takes two seconds: once is enough
-    return path
-
-
 @pytest.fixture
-def sweep(tmp_path, empty_database):
+def sweep(tmp_path):
     folder = tmp_path / "my sweep"
     folder.mkdir()
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    copy_empty_store(tmp_path / "mlflow.db")
     return Sweep(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
@@ -501,11 +495,9 @@ def test_waking_it_waits_for_nothing():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, empty_database):
+def server(tmp_path_factory):
     """A server that is not there yet, or still there from another test; killed at the end."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
-    server = MlflowServer(folder)
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
 
