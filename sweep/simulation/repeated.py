@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import signal
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.pool import Pool
 
 import numpy as np
@@ -51,16 +52,17 @@ def simulate_all(
     return {name: found[i * repeats : (i + 1) * repeats] for i, name in enumerate(sweeps)}
 
 
-def _pool(processes: int) -> Pool:
+@contextlib.contextmanager
+def _pool(processes: int) -> Iterator[Pool]:
     """Processes that leave Ctrl-C to this one, which ends them."""
-    context = multiprocessing.get_context("spawn")
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set, none is received
-        return context.Pool(processes)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is ignored here is ignored in them
-    try:
-        return context.Pool(processes)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    resource_tracker.ensure_running()  # which lets through what is blocked when it starts
+    with contextlib.ExitStack() as stack:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they are born with it blocked
+        try:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield pool
 
 
 def _simulated(job: Job) -> History:

@@ -90,7 +90,7 @@ def ranked(sweep: Sweep) -> list[dict[str, str]]:
 
 
 def test_with_one_slot_the_result_is_that_of_a_sweep_that_nobody_disturbed(tmp_path):
-    calm, killed = (Sweep(tmp_path / name, settings=SETTINGS) for name in ("calm", "killed"))
+    calm, killed = (Sweep(tmp_path / name, settings=SETTINGS, as_new=True) for name in ("calm", "killed"))
     assert calm.run().returncode == 0
     kill(killed, times=len(DURING) + len(AT_THE_END))
     assert told(killed) == told(calm)
@@ -101,7 +101,7 @@ def test_with_one_slot_the_result_is_that_of_a_sweep_that_nobody_disturbed(tmp_p
 
 
 def test_with_two_slots_no_trial_is_lost_or_doubled(tmp_path):
-    sweep = Sweep(tmp_path / "home", settings=SETTINGS | {"slots": 2, "resources": {"cpus": 0.5}})
+    sweep = Sweep(tmp_path / "home", settings=SETTINGS | {"slots": 2, "resources": {"cpus": 0.5}}, as_new=True)
     kill(sweep, times=KILLS)
     sweep.check(TRIALS)
     assert set(sweep.states().values()) <= {"COMPLETE", "PRUNED"}

@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.forms import Form, form_of
 
 pytestmark = pytest.mark.slow
-OPEN = CALM | {"trials": 2, "train": TINY | {"run": {"precision": "auto", "channels_last": "auto"}}}
+OPEN = CALM | {"trials": 1, "train": TINY | {"run": {"precision": "auto", "channels_last": "auto"}}}
 FORMS = [Form(precision, last) for precision in ("float32", "bfloat16") for last in (False, True)]
 
 
@@ -32,9 +32,8 @@ def forms(sweep: Sweep) -> set[Form]:
     return {form_of(config) for config in found}
 
 
-@pytest.mark.parametrize("quick", [FORMS[0], FORMS[3]], ids=str)
-def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form) -> None:
-    sweep = Sweep(tmp_path / "home", settings=OPEN)
+def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path) -> None:
+    sweep, quick = Sweep(tmp_path / "home", settings=OPEN), FORMS[0]
     done = sweep.run(**quick_in(sweep, quick))
     assert done.returncode == 0, done.stderr
     assert f"networks are computed in {quick}: 50.0 images/s, taught" in done.stdout
@@ -44,12 +43,12 @@ def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path, quick: Form)
     assert run.tags["form"] == str(quick)
     assert run.tags["form.speeds.this machine"].startswith(f"{quick} 50.0, ")
     other = FORMS[1]
-    again = sweep.run("--trials", "3", **quick_in(sweep, other))  # now another form is faster: the sweep keeps its own
+    again = sweep.run("--trials", "2", **quick_in(sweep, other))  # now another form is faster: the sweep keeps its own
     assert again.returncode == 0, again.stderr
     assert "networks are computed" not in again.stdout
     assert "10.0" not in again.stdout
     assert forms(sweep) == {quick}
-    assert len(load(sweep.folder).records) == 3
+    assert len(load(sweep.folder).records) == 2
 
 
 def test_what_is_said_is_obeyed_and_told_where_it_is_slow(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from harness import call
+from waiting import PATIENCE
 
 from sweep import simulate
 from sweep.core.search_space import Dimension
@@ -354,18 +355,24 @@ def test_a_table_needs_a_metric_and_only_a_table_has_one(here, capsys):
     assert "--metric and --maximize are for a table of curves" in err
 
 
-def test_ctrl_c_ends_all_processes_at_once_with_one_line(here):
+@pytest.mark.parametrize("count", [1, 2, 3], ids=["while it starts them", "at the first", "at the last"])
+def test_ctrl_c_ends_all_processes_with_one_line(here, count):
     words = ["--curves", "table.csv", "--metric", "error", "--trials", "null", "--epochs", "3000", "--repeats", "400"]
     command = [sys.executable, "-m", "sweep.simulate", *words, "--processes", "2"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background have it ignored
     )
     children: list[str] = []
-    while running.poll() is None and len(children) < 2:
+    while running.poll() is None and len(children) < count:
         time.sleep(0.1)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    time.sleep(1)
     os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, out, err) == (130, "", "interrupted\n")
