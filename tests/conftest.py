@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# Several tests share the cores: threads that wait for each other leave them to who has something to do. Before torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from filelock import FileLock
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prepared import teach
 
 from benchmarks import gpu
 from benchmarks.__main__ import NAMES, write_section
@@ -19,6 +20,7 @@ from benchmarks.nodes import shares
 from benchmarks.scale import _COSTS, run_simulated
 from benchmarks.watch import Threads, Timed
 from sweep.core.trial import State
+from trainer.config import TrainConfig
 from trainer.losses import star_loss
 
 
@@ -98,6 +100,7 @@ def test_every_part_of_the_gpu_benchmark_measures_something(name: str, monkeypat
 @pytest.mark.parametrize("name", ["two trials on half a GPU each", "one run by two processes"])
 def test_parts_of_the_gpu_benchmark_that_start_others(name: str, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    teach(TrainConfig.load(None, GPU_ON_CPU | {"run.threads": "1"}), tmp_path)
     monkeypatch.chdir(Path(__file__).parents[1])
     found = gpu._alone(name, GPU_ON_CPU, 600)
     assert "images/s" in found["measured"], found

@@ -28,7 +28,7 @@ _SMALL = 64  # pixels
 _NEAR = 1.6  # times slower than the best on small pictures: what is slower than this will not be the best on large ones
 _EMULATED = 3.0  # times slower in its first step: needs no second one, nor the other layout
 _STEP = 0.3  # seconds that a timed step should take at most
-_WAITED = 1.5  # times longer than it worked: others were at work, too
+_WAITED = 1.3  # times longer than it worked: others were at work, too
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -98,12 +98,12 @@ def main() -> None:
 def _measure(config: TrainConfig) -> tuple[FormSpeeds, bool]:
     """The speeds, and whether the machine was quiet enough for them to hold at other times."""
     prepare_process(config)
-    began, worked = time.perf_counter(), time.process_time()
-    size = config.data.image_size
-    deadline = time.perf_counter() + _SECONDS
+    # Only this thread's work is told from its waiting: the others of a network wait for each other without a rest.
+    began, worked = time.perf_counter(), time.thread_time()
+    size, deadline = config.data.image_size, began + _SECONDS
     networks = _Networks(config)
     small = min(_SMALL, size)
-    rough = networks.roughly(small)
+    rough = networks.roughly(small, deadline)
     best = min(rough.values())
     near = [form for form, seconds in rough.items() if seconds <= _NEAR * best]
     fewest = 2 if size < _SMALL else 1  # batch norm needs more than one value a channel
@@ -111,15 +111,15 @@ def _measure(config: TrainConfig) -> tuple[FormSpeeds, bool]:
     steps: dict[Form, list[float]] = {form: [] for form in near}
     for turn in range(1 + _ROUNDS):  # the first is for the libraries to get ready
         for form in near:
-            if turn < 2 or time.perf_counter() < deadline:
+            if turn == 0 or time.perf_counter() < deadline:
                 steps[form].append(networks.seconds(form, batch, size))
     # a step is never quicker than it is, but others on the machine may make it slower
-    exact = {form: min(times[1:]) / batch for form, times in steps.items()}
+    exact = {form: min(times[1:] or times) / batch for form, times in steps.items()}
     fastest = min(exact, key=lambda form: exact[form])
     rates = {form: 1 / (exact[form] if form in exact else exact[fastest] * rough[form] / best) for form in rough}
     emulated = {form: rates[other] for form in ON_CPU if form not in rates and (other := _twin(form)) in rates}
     threads = f"{config.run.threads} thread{'s' * (config.run.threads != 1)}"
-    quiet = time.perf_counter() - began < _WAITED * (time.process_time() - worked)
+    quiet = time.perf_counter() - began < _WAITED * (time.thread_time() - worked)
     found = f"measured here with {threads}, {size} px{'' if quiet else ', on a busy machine'}"
     return FormSpeeds(rates | emulated, found), quiet
 
@@ -144,15 +144,16 @@ class _Networks:
             self._networks[form.channels_last] = placed
             self._optimizers[form.channels_last] = build_optimizer(placed, config.optim)
 
-    def roughly(self, size: int) -> dict[Form, float]:
-        """Seconds a picture of this size; without the second layout of a precision that is emulated."""
+    def roughly(self, size: int, deadline: float) -> dict[Form, float]:
+        """Seconds a picture of this size; without the second layout of a precision that is emulated. After the
+        deadline, one step of each form is enough."""
         found: dict[Form, float] = {}
         for form in ON_CPU:
             best = min(found.values(), default=float("inf"))
             if found.get(_twin(form), 0.0) > _EMULATED * best:
                 continue
             times = [self.seconds(form, 2, size) / 2]
-            if times[0] <= _EMULATED * best or not found:
+            if (times[0] <= _EMULATED * best or not found) and time.perf_counter() < deadline:
                 times = [self.seconds(form, 2, size) / 2 for _ in range(3)]
             found[form] = min(times)
         return found

@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from prepared import taught
 
+from trainer import form_speed
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.data.crops import CropSplit
 
 Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def known_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tests run the machine is busy, and a busy machine is measured anew each time."""
+    monkeypatch.setattr(form_speed, "_measure", lambda config: (taught(), False))
 
 
 @pytest.fixture(scope="session")
