@@ -168,7 +168,9 @@ class _Suggestions(_OfThisProcess, Searcher):
 
     @_guarded(None)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._stop or self._ledger.live >= self._slots():
+        if self._stop:
+            return str(Searcher.FINISHED)  # where no trial runs, whose report ends it, Ray would ask for ever
+        if self._ledger.live >= self._slots():
             return None
         assignment = self._ledger.next_trial()
         if assignment is None:  # what still runs may give work for others

@@ -36,6 +36,7 @@ WHILE_IT_STARTS = [
     "before:ray:init:1",
     "after:sweep.execution.resources:Slots:1",
     "before:sweep.driver.session:_open_study:1",
+    "before:sweep.execution.tune_executor:execute:1",
 ]
 
 

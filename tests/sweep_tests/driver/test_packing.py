@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prepared import teach_sweep
 
 from sweep import run
 from sweep.driver import preflight
@@ -64,7 +65,9 @@ def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
     monkeypatch.setattr(preflight, "check_local", lambda config: 2)
     small = [text for key, value in SMALL.items() for text in (f"--train.{key}", str(value))]
     words = ["--dry-run", "--output", str(tmp_path / "out"), "--trials", "10", "--train.data.cache_dir", str(tmp_path)]
-    assert run.main([*words, *small, "--timeout_minutes", "0.05"]) == 0
+    words += [*small, "--timeout_minutes", "0.05"]
+    teach_sweep(words, tmp_path)
+    assert run.main(words) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "100.0 images/s a trial" in text
     assert "timeout an epoch takes 2 s: raise timeout_minutes = 0.05" in text
@@ -90,6 +93,8 @@ def test_for_gpus_a_dry_run_measures_one_trial(
     monkeypatch.setattr(preflight, "check_local", lambda config: 8)
     small = [text for key, value in SMALL.items() for text in (f"--train.{key}", str(value))]
     words = ["--dry-run", "--output", str(tmp_path / "out"), "--resources.gpus", "1"]
-    assert run.main([*words, "--train.data.cache_dir", str(tmp_path), *small]) == 0
+    words += ["--train.data.cache_dir", str(tmp_path), *small]
+    teach_sweep(words, tmp_path)
+    assert run.main(words) == 0
     assert asked == [(1, 1)]
     assert "packing" not in capsys.readouterr().out
