@@ -1,11 +1,13 @@
 """All trials of a sweep are computed in one form, which the machine decides once and which is written down."""
 
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
 from harness import CALM, TINY, Sweep, read_until
 from prepared import teach
+from waiting import PATIENCE
 
 from sweep import load
 from sweep.core.config_file import load_sweep
@@ -56,9 +58,9 @@ def test_what_is_said_is_told_where_it_is_slow(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "home", settings=said)
     with sweep.start(**quick_in(sweep, FORMS[0])) as process:
         *_, line = read_until(process, " times slower ")
-        process.kill()  # what comes after is that of any sweep
+        process.send_signal(signal.SIGINT)  # what comes after is that of any sweep
+        assert process.wait(PATIENCE) == 130
     assert "this machine: float32 NHWC is 5.0 times slower here than float32 NCHW" in line
-    sweep.wait_until_gone()
 
 
 def test_the_dry_run_shows_all_forms_and_measures_them_where_nothing_is_known(tmp_path: Path) -> None:
