@@ -1,7 +1,7 @@
 # make run    set up and run the demo sweep            make test   set up and run the tests
 # make lint   ruff and mypy                            make ui     open the runs in the MLflow UI
-# make test-faults   kill, hang, fill, lock and cut off everything (25 minutes)
-# make test-faults-short   those of them that take no minutes each (7 minutes)
+# make test-faults   kill, hang, fill, lock and cut off everything, but for what takes minutes each
+# make test-long     what takes minutes each, of tests and faults (before a release)
 # make audit  known holes of the pinned versions (asks the package registry)
 # Tests have real faces in STARSWEEP_TEST_DATA, and wait for anything as long as STARSWEEP_TEST_PATIENCE says [600 s].
 # make bench  measure what it costs, into benchmarks/RESULTS.md (three quarters of an hour; leave the machine alone)
@@ -11,21 +11,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-faults test-faults-short audit bench bench-gpu lint format ui constraints clean
+.PHONY: run test test-faults test-long audit bench bench-gpu lint format ui constraints clean
 
 run: $(READY)
 	$(BIN)/python -m sweep.run
 
-test: $(READY)
-	$(BIN)/python -m pytest --ignore tests/faults --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-FAULTS := $(BIN)/python -m pytest tests/faults --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: $(READY)
+	$(PYTEST) --ignore tests/faults -m "not long"
 
 test-faults: $(READY)
-	$(FAULTS)
+	$(PYTEST) tests/faults -m "not long"
 
-test-faults-short: $(READY)
-	$(FAULTS) -m "not long"
+test-long: $(READY)
+	$(PYTEST) -m long
 
 audit: $(READY)
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -97,6 +97,7 @@ def test_every_part_of_the_gpu_benchmark_measures_something(name: str, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["two trials on half a GPU each", "one run by two processes"])
 def test_parts_of_the_gpu_benchmark_that_start_others(name: str, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -498,6 +498,7 @@ def test_a_job_that_fails_near_its_limit_does_not_queue_again(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_on_two_nodes_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     space = {"optim.lr": {"choice": [1e-3, 3e-3]}}
     train = {**CALM["train"], "optim": {"epochs": 6, "batch_size": 8}}
