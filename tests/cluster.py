@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prepared import share_speeds
 from waiting import PATIENCE
 
 NETWORK = "10.77.0"  # seen by nobody else: also the switch has a namespace of its own
@@ -64,6 +65,7 @@ class Machine:
         self.address = ""
         for folder in (_RAY, disk / "ray", disk / "cache"):
             folder.mkdir(parents=True, exist_ok=True)
+        share_speeds(disk / "cache")
         words = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"]
         self._process = subprocess.Popen(
             [*words, "bash", "-c", _BOOT, "boot", str(disk / "ray"), str(_RAY), name],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import optuna
 import yaml
 from mlflow.entities import Run
-from prepared import FORMS, copy_empty_store, teach_sweep
+from prepared import copy_empty_store, share_speeds, teach_sweep
 from waiting import PATIENCE, wait_for
 
 from sweep.storage.event_log import Event, EventKind, read_events
@@ -89,12 +88,8 @@ class Sweep:
     @property
     def cache(self) -> Path:
         """A cache folder of its own, but for the speeds of the machine, which all tests share."""
-        folder = self.home / "cache"
-        (folder / "starsweep").mkdir(parents=True, exist_ok=True)
-        FORMS.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            (folder / "starsweep" / "forms").symlink_to(FORMS)
-        return folder
+        share_speeds(self.home / "cache")
+        return self.home / "cache"
 
     def words(self, *more: str) -> list[str]:
         more = ("--mlflow_uri", self.mlflow, *more) if self.mlflow else more

@@ -24,10 +24,18 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.forms import ON_CPU, Form, FormSpeeds, remember
 
-FOLDER = Path(tempfile.gettempdir()) / f"starsweep-tests-{os.getuid()}"
-FORMS = FOLDER / "forms"
-_EMPTY_STORE = FOLDER / f"mlflow-{version('mlflow')}.db"
+_FOLDER = Path(tempfile.gettempdir()) / f"starsweep-tests-{os.getuid()}"
+_FORMS = _FOLDER / "forms"
+_EMPTY_STORE = _FOLDER / f"mlflow-{version('mlflow')}.db"
 QUICK = Form("float32", channels_last=True)
+
+
+def share_speeds(cache: Path) -> None:
+    """Has a machine with this cache folder know what all others do of the speeds of networks."""
+    _FORMS.mkdir(parents=True, exist_ok=True)
+    (cache / "starsweep").mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (cache / "starsweep" / "forms").symlink_to(_FORMS)
 
 
 def taught(quick: Form = QUICK) -> FormSpeeds:
@@ -51,7 +59,7 @@ def teach_sweep(words: Iterable[str], cache: Path) -> None:
 
 def copy_empty_store(database: Path) -> None:
     """Puts a store of MLflow without runs there, if there is none."""
-    FOLDER.mkdir(exist_ok=True)
+    _FOLDER.mkdir(exist_ok=True)
     with FileLock(_EMPTY_STORE.with_suffix(".lock")):
         if not _EMPTY_STORE.exists():
             connect(f"sqlite:///{_EMPTY_STORE}").search_experiments()

@@ -98,6 +98,7 @@ def finish(process: subprocess.Popen) -> str:
     return " ".join(out.split())
 
 
+@pytest.mark.long
 def test_trials_of_a_machine_that_dies_go_on_elsewhere_and_one_that_joins_late_is_used(cluster, begin):
     lost, other = cluster.nodes
     with begin(trials=4) as (sweep, process):
@@ -137,6 +138,7 @@ def contents(sweep: Sweep) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sweep.folder.glob("trials/*/*")}
 
 
+@pytest.mark.long
 def test_a_sweep_whose_head_is_gone_ends_and_goes_on_with_another(cluster, begin):
     with begin(trials=3) as (sweep, process):
         cluster.head.kill()

@@ -147,7 +147,7 @@ def fill(folder: Path, leave: int) -> Path:
 
 @pytest.mark.parametrize("leave", [0, 60_000])
 def test_a_disk_that_is_full_from_the_start_is_named(small_disk, leave):
-    sweep = Sweep(small_disk / "home", settings=QUIET)
+    sweep = Sweep(small_disk / "home", settings=QUIET, as_new=True)
     filler = fill(small_disk, leave)
     ended = sweep.run(XDG_CACHE_HOME=str(small_disk.parent / "cache"))
     assert ended.returncode == 1, ended.stdout + ended.stderr

@@ -7,7 +7,7 @@ from sweep.storage.event_log import EventKind
 from trainer import engine
 from trainer.config import TrainConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # Adam divides a gradient by its size: where that is nothing but float32's rounding, two workers may step another way
 # than one. So small a rate keeps what comes of it below the tolerance. For whole runs in float64 see test_parallel.py.
