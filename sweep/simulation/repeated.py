@@ -6,6 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -55,14 +56,35 @@ def simulate_all(
 @contextlib.contextmanager
 def _pool(processes: int) -> Iterator[Pool]:
     """Processes that leave Ctrl-C to this one, which ends them."""
-    resource_tracker.ensure_running()  # which lets through what is blocked when it starts
     with contextlib.ExitStack() as stack:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they are born with it blocked
-        try:
+        with _ctrl_c_later():
+            resource_tracker.ensure_running()  # which lets through what is blocked when it starts
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they are born with it blocked
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield pool
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end of the block, in which this thread may block it.
+
+    To block it is not enough for that: the signal then goes to another thread, of OpenBLAS for instance, for which
+    Python interrupts the main thread all the same.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    if threading.current_thread() is not threading.main_thread():  # Python interrupts none but the main thread
+        before = None
+    else:
+        came: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+            if came:
+                signal.raise_signal(signal.SIGINT)
 
 
 def _simulated(job: Job) -> History:

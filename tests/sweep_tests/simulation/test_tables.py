@@ -371,7 +371,7 @@ def test_ctrl_c_ends_all_processes_with_one_line(here, count):
     )
     children: list[str] = []
     while running.poll() is None and len(children) < count:
-        time.sleep(0.1)
+        time.sleep(0.001)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=PATIENCE)
