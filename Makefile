@@ -1,7 +1,7 @@
 # make run    set up and run the demo sweep            make test   set up and run the tests
 # make lint   ruff and mypy                            make ui     open the runs in the MLflow UI
-# make test-faults   kill, hang, fill, lock and cut off everything, but for what takes minutes each
-# make test-long     what takes minutes each, of tests and faults (before a release)
+# make test-faults   kill, hang, fill, lock and cut off everything, but for what is long
+# make test-long     tests and faults that take minutes each, or are one more of a kind (before a release)
 # make audit  known holes of the pinned versions (asks the package registry)
 # Tests have real faces in STARSWEEP_TEST_DATA, and wait for anything as long as STARSWEEP_TEST_PATIENCE says [600 s].
 # make bench  measure what it costs, into benchmarks/RESULTS.md (three quarters of an hour; leave the machine alone)

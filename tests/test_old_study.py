@@ -78,7 +78,7 @@ def test_its_best_config_and_weights_are_used(old, now):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", ["its own", "here"])
+@pytest.mark.parametrize("code", ["its own", pytest.param("here", marks=pytest.mark.long)])
 def test_its_registered_model_predicts(old, tmp_path, code):
     sweep, said = old
     np.save(tmp_path / "face.npy", drawn())

@@ -62,12 +62,17 @@ def sweep(browser, calm, tmp_path_factory) -> Sweep:
 
 @pytest.fixture(scope="module")
 def server(sweep) -> Iterator[MlflowServer]:
-    """Shows the store of the sweep, with the 200 trials of another one in the experiment "many trials"."""
-    project_many(sweep.home / "many", f"sqlite:///{sweep.output / 'mlflow.db'}")
+    """Shows the store of the sweep."""
     server = MlflowServer(sweep.output)
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def many(sweep, server) -> None:
+    """The 200 trials of another sweep in the experiment "many trials"."""
+    project_many(sweep.home / "many", f"sqlite:///{sweep.output / 'mlflow.db'}")
 
 
 def project_many(folder: Path, uri: str) -> None:
@@ -234,7 +239,8 @@ def test_the_picture_of_a_trial_opens(page, server, sweep):
     page.wait_for_function("[...document.querySelectorAll('main img')].some(i => i.naturalWidth > 300)")
 
 
-def test_200_trials_are_shown_and_compared(page, server, sweep):
+@pytest.mark.long
+def test_200_trials_are_shown_and_compared(page, server, sweep, many):
     open_experiment(page, server, sweep, "many trials")
     expect(link(page, "many")).to_have_count(1)
     page.get_by_role("button", name="Load more").click()

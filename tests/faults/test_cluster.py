@@ -17,7 +17,7 @@ from waiting import PATIENCE, wait_for
 
 from sweep.storage.event_log import EventKind
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TRAIN = TINY | {
     "optim": {"epochs": 8, "batch_size": 8},
@@ -98,7 +98,6 @@ def finish(process: subprocess.Popen) -> str:
     return " ".join(out.split())
 
 
-@pytest.mark.long
 def test_trials_of_a_machine_that_dies_go_on_elsewhere_and_one_that_joins_late_is_used(cluster, begin):
     lost, other = cluster.nodes
     with begin(trials=4) as (sweep, process):
@@ -138,7 +137,6 @@ def contents(sweep: Sweep) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sweep.folder.glob("trials/*/*")}
 
 
-@pytest.mark.long
 def test_a_sweep_whose_head_is_gone_ends_and_goes_on_with_another(cluster, begin):
     with begin(trials=3) as (sweep, process):
         cluster.head.kill()

@@ -102,6 +102,7 @@ def test_other_faces_between_two_calls_are_refused_with_what_differs(
     assert EventKind.SWEEP_STARTED not in kinds
 
 
+@pytest.mark.long
 def test_with_the_old_faces_back_it_goes_on_and_on_new_ones_under_another_name(
     ended: tuple[Sweep, str], faces: Path
 ) -> None:

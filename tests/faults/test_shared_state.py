@@ -24,7 +24,7 @@ from waiting import PATIENCE, wait_for
 
 from sweep.storage.event_log import EventKind
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 USER, SECRET = "sweeper", "aSecretOfTheDriverAlone"
 

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import CALM, MARK, TINY, Sweep, read_until
+from harness import CALM, MARK, TINY, Sweep, call, read_until
 from optuna.trial import TrialState
 from waiting import PATIENCE
 
+from sweep import run
 from sweep.storage.event_log import EventKind
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,7 @@ def test_a_terminal_that_is_closed_stops_it_like_ctrl_c(sweep):
     check_goes_on(sweep)
 
 
+@pytest.mark.long
 def test_output_that_nobody_reads_any_more_ends_nothing(sweep):
     with sweep.start() as process:
         assert process.stdout is not None
@@ -126,13 +128,13 @@ def test_output_that_nobody_reads_any_more_ends_nothing(sweep):
     sweep.check(trials=2)
 
 
-def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep):
+def test_the_second_of_two_starts_is_refused_while_the_first_lives(sweep, capsys):
     with sweep.start() as first:
         read_until(first, " epoch 1/6")
-        second = sweep.run()
-        assert second.returncode == 2
-        assert "name = 'faces': this sweep is running already" in second.stderr
-        assert "Traceback" not in second.stderr
+        code, _, refusal = call(run.main, capsys, *sweep.words())
+        assert code == 2
+        assert "name = 'faces': this sweep is running already" in refusal
+        assert "Traceback" not in refusal
         _, err = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, err
     sweep.check(trials=2)

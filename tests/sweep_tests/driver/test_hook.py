@@ -54,6 +54,7 @@ def finished(sweep):
     return sweep.run("--on-end", noting(sweep.home / "finished.txt", code=7))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_is_told_as_such(tmp_path):
     sweep = Sweep(tmp_path / "home")

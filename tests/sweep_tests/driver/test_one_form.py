@@ -34,6 +34,7 @@ def forms(sweep: Sweep) -> set[Form]:
     return {form_of(config) for config in found}
 
 
+@pytest.mark.long
 def test_the_fastest_is_taken_written_down_and_kept(tmp_path: Path) -> None:
     sweep, quick = Sweep(tmp_path / "home", settings=OPEN), FORMS[0]
     done = sweep.run(**quick_in(sweep, quick))

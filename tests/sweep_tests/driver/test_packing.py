@@ -41,6 +41,7 @@ def test_neighbours_use_as_many_cores(slots: int, threads: int, expected: list[t
     assert neighbours(slots, threads) == expected
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_trials_are_measured_at_the_same_time(tmp_path: Path) -> None:
     config = TrainConfig().replace({**SMALL, "data.cache_dir": str(tmp_path)})

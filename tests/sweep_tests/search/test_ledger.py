@@ -472,7 +472,9 @@ def every_moment_of(config: SweepConfig, target: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("trials", "pause", "share"), [(5, "false", "0"), (6, "true", "0.2")])
+@pytest.mark.parametrize(
+    ("trials", "pause", "share"), [pytest.param(5, "false", "0", marks=pytest.mark.long), (6, "true", "0.2")]
+)
 def test_a_sweep_that_is_killed_at_any_moment_ends_as_if_it_never_was(trials, pause, share, tmp_path, monkeypatch):
     (tmp_path / "steady").mkdir()
     settings = {"trials": str(trials), "pruner__pause": pause, "repeats__share": share}
