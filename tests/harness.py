@@ -139,6 +139,12 @@ class Sweep:
     def states(self) -> dict[int, str]:
         return {int(row["number"]): row["state"] for row in self.leaderboard()}
 
+    def counts(self) -> str:
+        """How many trials ended in which state, as a sweep says it: "3 complete, 1 pruned"."""
+        counts = Counter(self.states().values())
+        order = ["COMPLETE", "PRUNED", "DIVERGED", "FAILED"]
+        return ", ".join(f"{counts[state]} {state.lower()}" for state in order if counts[state])
+
     def study(self) -> optuna.Study:
         return optuna.load_study(study_name=self.name, storage=f"sqlite:///{self.folder / 'study.db'}")
 

@@ -59,32 +59,32 @@ def _pool(processes: int) -> Iterator[Pool]:
     with contextlib.ExitStack() as stack:
         with _ctrl_c_later():
             resource_tracker.ensure_running()  # which lets through what is blocked when it starts
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they are born with it blocked
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # they are born with it blocked
+            try:
+                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield pool
 
 
 @contextlib.contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Lets Ctrl-C wait for the end of the block, in which this thread may block it.
+    """Lets Ctrl-C interrupt the main thread at the end of the block.
 
-    To block it is not enough for that: the signal then goes to another thread, of OpenBLAS for instance, for which
-    Python interrupts the main thread all the same.
+    To block the signal there is not enough: it goes to another thread then, of OpenBLAS for instance, and Python
+    interrupts the main thread for that.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    if threading.current_thread() is not threading.main_thread():  # Python interrupts none but the main thread
-        before = None
-    else:
-        came: list[int] = []
-        before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    if threading.current_thread() is not threading.main_thread():  # none but that is interrupted
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-            if came:
-                signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _simulated(job: Job) -> History:

@@ -71,12 +71,8 @@ def server(sweep) -> Iterator[MlflowServer]:
 
 @pytest.fixture
 def many(sweep, server) -> None:
-    """The 200 trials of another sweep in the experiment "many trials"."""
-    project_many(sweep.home / "many", f"sqlite:///{sweep.output / 'mlflow.db'}")
-
-
-def project_many(folder: Path, uri: str) -> None:
-    """The event log of a sweep of 200 trials of eight epochs, as a driver would have written it, sent to MLflow."""
+    """A sweep of 200 trials of eight epochs in the experiment "many trials": sent there from its event log."""
+    folder = sweep.home / "many"
     folder.mkdir()
     clock, chance, lines = 1_700_000_000.0, random.Random(0), []
 
@@ -98,6 +94,7 @@ def project_many(folder: Path, uri: str) -> None:
     add(EventKind.SWEEP_ENDED, state="FINISHED", summary="200 trials", best_trial=0, artifacts=[])
     log = folder / "events.jsonl"
     log.write_bytes(b"".join(lines))
+    uri = f"sqlite:///{sweep.output / 'mlflow.db'}"
     Projector(log, uri, "many trials", folder / "mlflow.json", folder / "mlartifacts").catch_up()
 
 

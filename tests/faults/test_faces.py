@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from face_files import write_face, write_faces
-from harness import CALM, TINY, Sweep, call
+from harness import CALM, TINY, Sweep
 
-from sweep import rerun, run
 from sweep.storage.event_log import EventKind
 
 pytestmark = pytest.mark.slow
@@ -45,10 +46,9 @@ def ended(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep,
     return sweep, " ".join((done.stdout + done.stderr).split())
 
 
-@pytest.fixture(autouse=True)
-def _cache_of_the_sweep(ended: tuple[Sweep, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands in this process find what the sweep has made of the faces."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(ended[0].cache))
+def rerun(sweep: Sweep, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweep.rerun", str(sweep.folder), *words]
+    return subprocess.run(command, cwd=sweep.home, capture_output=True, text=True)
 
 
 def test_what_is_odd_about_the_faces_is_said_noted_and_listed(ended: tuple[Sweep, str], faces: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_is_odd_about_the_faces_is_said_noted_and_listed(ended: tuple[Sweep
 
 @pytest.mark.parametrize("change", ["a label", "a picture", "fewer"])
 def test_other_faces_between_two_calls_are_refused_with_what_differs(
-    ended: tuple[Sweep, str], faces: Path, change: str, capsys: pytest.CaptureFixture
+    ended: tuple[Sweep, str], faces: Path, change: str
 ) -> None:
     """And no run beside the trials takes place on them, either."""
     sweep, _ = ended
@@ -84,19 +84,19 @@ def test_other_faces_between_two_calls_are_refused_with_what_differs(
             (faces / "v3.pts").write_bytes(before[faces / "v3.pts"])
         else:
             (faces / "val.txt").write_text("v0.png\nv1.png\n")
-        code, _, refusal = call(run.main, capsys, *sweep.words("--trials", "4"))
-        seeds, _, told = call(rerun.main, capsys, str(sweep.folder), "--seeds", "1")
+        again = sweep.run("--trials", "4")
+        seeds = rerun(sweep, "--seeds", "1")
     finally:
         for path, data in before.items():
             path.write_bytes(data)
-    assert code == 2
-    assert "sweep 'faces' has trials on other faces:" in refusal
-    assert "data.hash.val: v2-" in refusal
-    assert "6 faces in 6 pictures" in refusal
-    assert ("2 faces in 2 pictures" in refusal) == (change == "fewer")
-    assert "--name NEW --warm_start '[faces]'" in refusal
-    assert seeds == 1
-    assert "the val faces here are not those that the sweep began with" in told
+    assert again.returncode == 2
+    assert "sweep 'faces' has trials on other faces:" in again.stderr
+    assert "data.hash.val: v2-" in again.stderr
+    assert "6 faces in 6 pictures" in again.stderr
+    assert ("2 faces in 2 pictures" in again.stderr) == (change == "fewer")
+    assert "--name NEW --warm_start '[faces]'" in again.stderr
+    assert seeds.returncode != 0
+    assert "the val faces here are not those that the sweep began with" in seeds.stderr
     kinds = [event.kind for event in sweep.events()[events:]]
     assert EventKind.TRIAL_STARTED not in kinds
     assert EventKind.SWEEP_STARTED not in kinds
@@ -119,15 +119,13 @@ def test_with_the_old_faces_back_it_goes_on_and_on_new_ones_under_another_name(
     assert new.returncode == 0, new.stderr
 
 
-def test_no_final_model_is_measured_on_what_it_was_trained_on(
-    ended: tuple[Sweep, str], capsys: pytest.CaptureFixture
-) -> None:
+def test_no_final_model_is_measured_on_what_it_was_trained_on(ended: tuple[Sweep, str]) -> None:
     """Refused before anything is trained or read; v0 is trained on, too, as a final model is trained on train + val."""
     sweep, _ = ended
-    code, _, refusal = call(rerun.main, capsys, str(sweep.folder), "--final")
-    assert code == 1
-    assert "3 pictures are in the test split and in what was trained on (3 by name)" in refusal
-    assert "data.allow_overlap" in refusal
+    done = rerun(sweep, "--final")
+    assert done.returncode != 0
+    assert "3 pictures are in the test split and in what was trained on (3 by name)" in done.stderr
+    assert "data.allow_overlap" in done.stderr
     assert EventKind.TEST_READ not in {event.kind for event in sweep.events()}
     assert "final" not in {event.data.get("purpose") for event in sweep.events()}
 
@@ -149,12 +147,10 @@ def test_a_dry_run_has_a_section_on_faces(faces: Path, tmp_path: Path) -> None:
     assert section[5].startswith("1 of 24 faces of train are faulty and left out")
 
 
-def test_too_many_faulty_faces_end_a_sweep_before_it_begins(
-    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_too_many_faulty_faces_end_a_sweep_before_it_begins(faces: Path, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "home", settings=settings(faces, skip_bad=True, skip_at_most=0.01))
-    code, _, refusal = call(run.main, capsys, *sweep.words())
-    assert code == 1
-    assert "1 of 24 faces are faulty (1 x is not a picture that OpenCV can decode)" in refusal
-    assert "data.skip_at_most = 0.01" in refusal
+    done = sweep.run()
+    assert done.returncode != 0
+    assert "1 of 24 faces are faulty (1 x is not a picture that OpenCV can decode)" in done.stderr
+    assert "data.skip_at_most = 0.01" in done.stderr
     assert not (sweep.folder / "events.jsonl").exists()

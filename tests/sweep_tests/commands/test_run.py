@@ -43,18 +43,12 @@ def test_it_says_what_happened_and_what_can_be_done_next(calm):
     assert "trial 0 started: lr=0.001 star_weight=1" in lines
     assert any(line.startswith("trial 0 epoch 1/3: loss ") for line in lines)
     assert any(line.startswith("trial 1 DIVERGED (loss is ") for line in lines)
-    assert f"5 trials: {ended_counts(sweep)}; {result}" in lines
+    assert f"5 trials: {sweep.counts()}; {result}" in lines
     assert "everything lies in out/faces" in ended.stdout
     assert f"mlflow ui --backend-store-uri sqlite:///{sweep.output / 'mlflow.db'}" in ended.stdout
     assert "python -m sweep.rerun out/faces" in ended.stdout
     assert "go on with" not in ended.stdout
     assert "Traceback" not in ended.stdout
-
-
-def ended_counts(sweep: Sweep) -> str:
-    counts = Counter(sweep.states().values())
-    order = ["COMPLETE", "PRUNED", "DIVERGED", "FAILED"]
-    return ", ".join(f"{counts[state]} {state.lower()}" for state in order if counts[state])
 
 
 def test_known_configurations_were_first_and_states_are_told_truthfully(calm):
