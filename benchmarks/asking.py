@@ -37,11 +37,11 @@ def configured(trials: int, output: Path, more: dict[str, str]) -> SweepConfig:
 def ask(trials: int, sampler: int) -> float:
     """Milliseconds of a suggestion by one of SAMPLERS that knows so many trials, none of which is drawn at random."""
     from sweep.search.sampling.sampler import Sampler
-    from sweep.search.trial_table import Trials
+    from sweep.search.trial_table import TrialTable
 
     given = {"sampler.random_share": "0", "sampler.name": SAMPLERS[sampler], "sampler.startup_trials": "14"}
     config = configured(trials, Path(tempfile.gettempdir()), given)
-    asked, numbers = Sampler(config, Trials(config, made_up(config, trials))), itertools.count(trials)
+    asked, numbers = Sampler(config, TrialTable(config, made_up(config, trials))), itertools.count(trials)
     return _milliseconds(lambda: asked.suggest(next(numbers), {}))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.core.trial import Params
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SurrogateTask
 
 _FILE = Path(__file__).parent / "curves" / "lcbench_network.npz"
 _IN_LOGARITHMS = (0, 2, 4)  # of its inputs: epoch, learning rate, weight decay
@@ -24,7 +24,7 @@ _SCALE, _SHIFT = 32.23385, -27.631021  # of the logarithm of an output
 _LOWEST = {"189906": 0.0473}  # what a local search finds
 
 
-class LCBench(Task):
+class LCBench(SurrogateTask):
     """The error of a network on one data set: 1 - validation accuracy, the lowest so far, without noise.
 
     Args:

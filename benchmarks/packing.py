@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.measuring import Table, medians_in_turn
-from sweep.driver.packing import measure_packing
+from sweep.driver.packing import measure_throughput
 from trainer.config import TrainConfig
 from trainer.cores import available_cores
 from trainer.data.crop_cache import load_split
@@ -47,4 +47,4 @@ def measure() -> Table:
 
 
 def _rate(config: TrainConfig, slots: int, threads: int) -> float:
-    return measure_packing(config, slots, threads, seconds=SECONDS).images_per_second
+    return measure_throughput(config, slots, threads, seconds=SECONDS).images_per_second

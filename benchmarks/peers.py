@@ -16,7 +16,7 @@ from sweep.core.search_space import Dimension
 from sweep.core.trial import State, TrialRecord
 from sweep.search.sampling.sampler import distribution
 from sweep.simulation.simulator import Clock, History, play
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SurrogateTask
 
 
 class Rule(Protocol):
@@ -84,7 +84,7 @@ class OptunasHyperband(OptunasMedian):
 
 
 class Peer:
-    """Optuna asked directly, whose trials a rule stops; takes the ledger's place in a simulation.
+    """Optuna asked directly, whose trials a rule stops; takes the controller's place in a simulation.
 
     Args:
         dimensions: the search space.
@@ -135,7 +135,7 @@ class Peer:
 
 def run_peer(
     dimensions: tuple[Dimension, ...],
-    task: Task,
+    task: SurrogateTask,
     slots: int,
     seed: int,
     epochs: int,

@@ -72,14 +72,14 @@ class Run:
 
 def measure() -> Tables:
     """Runs everything, one after the other."""
-    real = [Run(**_alone("real", *sizes)) for sizes in REAL]
-    simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
-    ours, tpe = ({n: float(_alone("ask", n, sampler)) for n in PASTS} for sampler in range(len(SAMPLERS)))
-    rest = {trials: tuple(_alone("others", trials)) for trials in PASTS}
+    real = [Run(**_exclusive("real", *sizes)) for sizes in REAL]
+    simulated = [Run(**_exclusive("simulated", *sizes)) for sizes in SIMULATED]
+    ours, tpe = ({n: float(_exclusive("ask", n, sampler)) for n in PASTS} for sampler in range(len(SAMPLERS)))
+    rest = {trials: tuple(_exclusive("others", trials)) for trials in PASTS}
     return Tables([_real_table(real), _simulated_table(simulated), saturation(ours, tpe, rest)])
 
 
-def _alone(kind: str, *numbers: int) -> Any:
+def _exclusive(kind: str, *numbers: int) -> Any:
     command = [sys.executable, "-m", "benchmarks.scale", kind, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if done.returncode:
@@ -129,7 +129,7 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
         growth.make_tables(mlflow_uri.resolve_uri(None, Path(output)))
         with open(os.devnull, "w") as nowhere:
             session.run_sweep(config, Console(file=nowhere), "scale")
-        if not artifacts.make_projector(config).finished:
+        if not artifacts.make_mlflow_sync(config).finished:
             raise RuntimeError("MLflow has not got everything in time")
         done = (config.folder / sweep_folder.MLFLOW_STATE_FILE).stat().st_mtime
         cpu, spent = time.process_time(), threads.seconds()
@@ -154,11 +154,15 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
 @contextlib.contextmanager
 def _timed() -> Iterator[tuple[Timed, Timed, Timed]]:
     """Watches over asks, reports, and what is sent to MLflow."""
-    from sweep.search.controller import Ledger
+    from sweep.search.controller import SweepController
     from sweep.search.study import Study
-    from sweep.tracking.projector import Projector
+    from sweep.tracking.projector import MlflowSync
 
-    with Timed(Study, "ask") as asks, Timed(Ledger, "report") as reports, Timed(Projector, "catch_up") as sent:
+    with (
+        Timed(Study, "ask") as asks,
+        Timed(SweepController, "report") as reports,
+        Timed(MlflowSync, "catch_up") as sent,
+    ):
         yield asks, reports, sent
 
 
@@ -258,7 +262,7 @@ def run_simulated(trials: int, slots: int) -> Run:
 
 
 _SIMULATED = (
-    "The real sampler, pruner, allocation and ledger, with a study in memory, and without Ray, event log and MLflow. "
+    "The real sampler, scheduler and controller, with a study in memory, and without Ray, event log and MLflow. "
 )
 
 

@@ -17,10 +17,10 @@ from benchmarks.measuring import Table
 from benchmarks.peers import Never, OptunasMedian, RaysHalving, Rule, run_peer
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
-from sweep.simulation.recorded_curves import Curves
+from sweep.simulation.recorded_curves import RecordedCurves
 from sweep.simulation.regret_plot import draw
 from sweep.simulation.simulator import History, simulate
-from sweep.simulation.surrogate import SmoothTask, Task
+from sweep.simulation.surrogate import SmoothTask, SurrogateTask
 from trainer.cores import available_cores
 
 T = TypeVar("T")
@@ -59,13 +59,13 @@ class Measured:
 
 
 @functools.cache
-def curves() -> Curves:
+def curves() -> RecordedCurves:
     """The recorded curves."""
-    return Curves.load(CURVES)
+    return RecordedCurves.load(CURVES)
 
 
 @functools.cache
-def configured(epochs: int, changes: tuple[tuple[str, str], ...]) -> tuple[SweepConfig, Task]:
+def configured(epochs: int, changes: tuple[tuple[str, str], ...]) -> tuple[SweepConfig, SurrogateTask]:
     """A sweep of so many epochs with some settings changed, and what it trains on."""
     config = load_sweep(CONFIG, {**_SEARCH, **dict(changes), "epochs": str(epochs)})
     return config, SmoothTask(curves(), config.dimensions)

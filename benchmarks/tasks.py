@@ -21,7 +21,7 @@ from sweep.simulation.curve_table import read_table
 from sweep.simulation.foreign_sweep import ForeignSweep
 from sweep.simulation.repeated import decided, mean_ranks, standings
 from sweep.simulation.simulator import History, simulate
-from sweep.simulation.surrogate import NearestTask, SmoothTask, Task
+from sweep.simulation.surrogate import NearestTask, SmoothTask, SurrogateTask
 
 TASKS = {"ytf68": "grid", "lcb_189906": "lcb_189906", "ts_irnn": "ts_irnn", "digits": "digits"}  # and their files
 REPEATS, SLOTS, TRAININGS = 30, 4, 16
@@ -57,7 +57,7 @@ class Found:
 
 
 @functools.cache
-def open_task(name: str) -> tuple[ForeignSweep, Task]:
+def open_task(name: str) -> tuple[ForeignSweep, SurrogateTask]:
     """A task, and the sweep that searches it by our defaults."""
     file = FOLDER / f"{TASKS[name]}.yaml"
     tree = read_tree(file)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.errors import TrackingUnavailable
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
-from sweep.driver.command_line import add_sweep_argument, carry_out, load_given
+from sweep.driver.command_line import add_sweep_argument, load_given, run_command
 from sweep.reporting.card_text import Published, card_text, dataset
 from sweep.reporting.model_card import CARD_FOLDER, metafile, publish_files, published_run
-from sweep.tracking.artifacts import make_projector
+from sweep.tracking.artifacts import make_mlflow_sync
 from trainer.settings import ArgumentParser, write_yaml
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed (or not registered), 2 bad input."""
     parser = build_parser()
     arguments = parser.parse(argv)
-    return carry_out(parser, lambda: _card(arguments), "interrupted; the same command begins anew")
+    return run_command(parser, lambda: _card(arguments), "interrupted; the same command begins anew")
 
 
 def _card(arguments: argparse.Namespace) -> int:
@@ -56,10 +56,10 @@ def _card(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _register(sweep: Sweep, key: str, checkpoint: Path, card: Published) -> str:
+def _register(sweep: SweepResult, key: str, checkpoint: Path, card: Published) -> str:
     from sweep.tracking.model_registry import ALIAS, register
 
-    projector = make_projector(sweep.config)
+    projector = make_mlflow_sync(sweep.config)
     projector.catch_up()
     run_id = projector.run_id(key)
     if run_id is None:

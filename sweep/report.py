@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweep.driver.command_line import add_sweep_argument, carry_out, load_all_given
+from sweep.driver.command_line import add_sweep_argument, load_all_given, run_command
 from sweep.reporting.html_report import write_report
 from sweep.storage.sweep_folder import REPORT_FILE
 from trainer.errors import ConfigError
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
     parser = build_parser()
     arguments = parser.parse(argv)
-    return carry_out(parser, lambda: _report(arguments), "interrupted")
+    return run_command(parser, lambda: _report(arguments), "interrupted")
 
 
 def _report(arguments: argparse.Namespace) -> int:

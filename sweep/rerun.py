@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from sweep.driver.command_line import add_sweep_argument, carry_out, load_given, python_command
+from sweep.driver.command_line import add_sweep_argument, load_given, python_command, run_command
 from sweep.driver.log_file import logging_into
 from sweep.driver.verification import Verification, chosen_trial
 from sweep.reporting.html_report import refresh_report
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed or another NME, 2 bad input, 130 interrupted."""
     parser = build_parser()
     arguments = parser.parse(argv)
-    return carry_out(parser, lambda: _rerun(arguments), "interrupted; the same command goes on")
+    return run_command(parser, lambda: _rerun(arguments), "interrupted; the same command goes on")
 
 
 def _positive(text: str) -> int:

@@ -17,13 +17,13 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.stop_request import INTERRUPTED
 from sweep.driver import end_hook
-from sweep.driver.command_line import carry_out, python_command
-from sweep.driver.console import Outlet
+from sweep.driver.command_line import python_command, run_command
+from sweep.driver.console import BrokenPipeSafeStream
 from sweep.driver.warm_start import warmed
 from trainer.settings import ArgumentParser
 
@@ -44,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse(argv)
     words = list(argv) if argv is not None else sys.argv[1:]
     run = lambda: _run(arguments, parser.overrides(arguments), words)  # noqa: E731
-    return carry_out(parser, run, "interrupted before it began")
+    return run_command(parser, run, "interrupted before it began")
 
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequence[str]) -> int:
-    console = Console(file=cast(TextIO, Outlet(sys.stdout)))
+    console = Console(file=cast(TextIO, BrokenPipeSafeStream(sys.stdout)))
     config = warmed(load_sweep(arguments.sweep, overrides))
     if arguments.dry_run:
         from sweep.driver.preflight import dry_run
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequen
     return end.code
 
 
-def run_in_python(sweep: str | Path | None = None, **settings: Any) -> Sweep:
+def run_in_python(sweep: str | Path | None = None, **settings: Any) -> SweepResult:
     """Runs a sweep, or goes on with it, and reads what it left.
 
     Args:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
-from sweep.driver.command_line import carry_out
+from sweep.driver.command_line import run_command
 from sweep.driver.warm_start import warmed
 from sweep.simulation.curve_table import TABLES, read_table
 from sweep.simulation.foreign_sweep import ForeignSweep, load_foreign, space_keys
-from sweep.simulation.recorded_curves import Curves, read_curves
+from sweep.simulation.recorded_curves import RecordedCurves, read_curves
 from sweep.simulation.repeated import comparison, simulate_all, table
-from sweep.simulation.surrogate import NearestTask, SmoothTask, Task
+from sweep.simulation.surrogate import NearestTask, SmoothTask, SurrogateTask
 from trainer.cores import available_cores
 from trainer.errors import ConfigError
 from trainer.settings import ArgumentParser
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed, 2 bad input."""
     parser = build_parser()
     arguments = parser.parse(argv)
-    return carry_out(parser, lambda: _simulate(arguments, parser.overrides(arguments)), "interrupted")
+    return run_command(parser, lambda: _simulate(arguments, parser.overrides(arguments)), "interrupted")
 
 
 def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -76,7 +76,7 @@ def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         curves.save(arguments.save_curves)
     epochs = config.train.optim.epochs
     kind = NearestTask if isinstance(config, ForeignSweep) else SmoothTask
-    task: Task = kind(curves, config.dimensions, epochs)
+    task: SurrogateTask = kind(curves, config.dimensions, epochs)
     slots, began = config.slots or 1, time.monotonic()
     found = simulate_all(sweeps, task, slots, arguments.repeats, arguments.processes or available_cores())
     if not all(h.epochs and math.isfinite(h.true[-1]) for histories in found.values() for h in histories):
@@ -98,7 +98,7 @@ def _simulate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-def _read(arguments: argparse.Namespace, overrides: dict[str, str]) -> tuple[Curves, dict[str, SweepConfig]]:
+def _read(arguments: argparse.Namespace, overrides: dict[str, str]) -> tuple[RecordedCurves, dict[str, SweepConfig]]:
     """The curves, and the sweeps to simulate by their names: the given one first, then those to compare it with."""
     variants = {text: overrides | _settings(text) for text in arguments.compare}
     tables = [name for name in arguments.curves if name.endswith(TABLES)]

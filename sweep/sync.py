@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from sweep.core.errors import TrackingUnavailable
-from sweep.driver.command_line import add_sweep_argument, carry_out, load_given
-from sweep.tracking.artifacts import make_projector
+from sweep.driver.command_line import add_sweep_argument, load_given, run_command
+from sweep.tracking.artifacts import make_mlflow_sync
 from trainer.errors import ConfigError
 from trainer.settings import ArgumentParser
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 all sent, 1 MLflow is away, 2 bad input."""
     parser = build_parser()
     arguments = parser.parse(argv)
-    return carry_out(parser, lambda: _sync(arguments), "interrupted; the same command goes on")
+    return run_command(parser, lambda: _sync(arguments), "interrupted; the same command goes on")
 
 
 def _sync(arguments: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     if config.mlflow_uri and "***" in config.mlflow_uri:
         raise ConfigError(f"mlflow_uri: {config.mlflow_uri} is kept without its password; give it with --mlflow_uri")
     try:
-        sent = make_projector(config).catch_up()
+        sent = make_mlflow_sync(config).catch_up()
     except TrackingUnavailable as error:
         print(f"{error}; try again later", file=sys.stderr)
         return 1

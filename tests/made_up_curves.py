@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from sweep.simulation.recorded_curves import Curve, Curves
+from sweep.simulation.recorded_curves import Curve, RecordedCurves
 
 EPOCHS, SEEDS = 9, 3
 LRS = [float(v) for v in np.logspace(-4, -2, 6)]
@@ -20,7 +20,7 @@ def analytic(lr: float, weight: float, epoch: int) -> float:
     return 0.05 * math.exp(distance + 1.5 / epoch)
 
 
-def make_curves(*, noise: float = 0.01, seeds: int = SEEDS, dying: int = 0) -> Curves:
+def make_curves(*, noise: float = 0.01, seeds: int = SEEDS, dying: int = 0) -> RecordedCurves:
     """36 configurations; at the corner of high lr and weight, `dying` epochs and then divergence (0: none)."""
     rng, curves = np.random.default_rng(0), []
     for lr, weight in itertools.product(LRS, WEIGHTS):
@@ -30,4 +30,4 @@ def make_curves(*, noise: float = 0.01, seeds: int = SEEDS, dying: int = 0) -> C
             luck = rng.normal(0, noise)
             nme = (analytic(lr, weight, e) * math.exp(luck + rng.normal(0, noise / 2)) for e in range(1, length + 1))
             curves.append(Curve(params, seed, tuple(round(v, 6) for v in nme), tuple([2.0] * length)))
-    return Curves(EPOCHS, tuple(curves), {"threads": 1})
+    return RecordedCurves(EPOCHS, tuple(curves), {"threads": 1})

@@ -105,4 +105,4 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path):
         assert history[number].items() >= values.items()
     assert len(history["3"]) > len(said["history"]["3"])
     first = rows(sweep.folder / "trials" / "0003")[0]  # from the old checkpoint: trained again, it took another time
-    assert first["epoch_seconds"] == load(sweep.folder).rows[3][1]["epoch_seconds"]
+    assert first["epoch_seconds"] == load(sweep.folder).history_by_trial[3][1]["epoch_seconds"]

@@ -18,9 +18,9 @@ from benchmarks.search import _SEARCH, CONFIG, CURVES, OURS, VARIANTS, reached_a
 from sweep.core.config_file import load_sweep
 from sweep.core.search_space import Dimension
 from sweep.search.sampling.sampler import distribution
-from sweep.simulation.recorded_curves import Curve, Curves
+from sweep.simulation.recorded_curves import Curve, RecordedCurves
 from sweep.simulation.simulator import History, best_so_far, simulate
-from sweep.simulation.surrogate import SmoothTask, Task
+from sweep.simulation.surrogate import SmoothTask, SurrogateTask
 
 LR = Dimension("optim.lr", "log_uniform", 1e-4, 1e-2)
 WEIGHT = Dimension("loss.star_weight", "log_uniform", 0.01, 100)
@@ -34,8 +34,8 @@ def nobody() -> optuna.Trial:
 
 
 @pytest.fixture(scope="module")
-def task() -> Task:
-    return SmoothTask(Curves.load(CURVES), SPACE)
+def task() -> SurrogateTask:
+    return SmoothTask(RecordedCurves.load(CURVES), SPACE)
 
 
 # Ray's halving
@@ -107,7 +107,7 @@ def test_worse_than_the_best_quarter_of_those_before_is_stopped(seen, nme, stops
 
 
 def optunas_loop(
-    task: Task, seed: int, epochs: int, sampler: Callable, pruner: optuna.pruners.BasePruner | None
+    task: SurrogateTask, seed: int, epochs: int, sampler: Callable, pruner: optuna.pruners.BasePruner | None
 ) -> tuple[list[float], optuna.Study]:
     """The lowest NME after each epoch of a plain study.optimize; `pruner` None: Optuna's default."""
     found: list[float] = []
@@ -151,13 +151,13 @@ def test_with_one_slot_a_peer_is_optunas_own_loop(rule, sampler, pruner, seed, t
     assert (pruned > 5) is issubclass(rule, OptunasMedian)  # the last trial of every loop was cut off
 
 
-def lookup() -> Task:
+def lookup() -> SurrogateTask:
     """Two learning rates, two epochs: 0.4 then 0.2 at the low one, 0.3 then 0.3 at the high one."""
     curves = [
         Curve({LR.key: 1e-4, WEIGHT.key: 1.0}, 0, (0.4, 0.2), (3600.0, 7200.0)),
         Curve({LR.key: 1e-2, WEIGHT.key: 1.0}, 0, (0.3, 0.3), (3600.0, 7200.0)),
     ]
-    return SmoothTask(Curves(2, tuple(curves)), SPACE)
+    return SmoothTask(RecordedCurves(2, tuple(curves)), SPACE)
 
 
 class Given(RandomSampler):
@@ -241,7 +241,7 @@ def test_a_training_that_diverges_takes_its_time_and_the_search_goes_on():
         Curve({LR.key: 1e-4, WEIGHT.key: 1.0}, 0, (0.4, 0.3, 0.2), (3600.0,) * 3),
         Curve({LR.key: 1e-2, WEIGHT.key: 1.0}, 0, (0.1,), (3600.0,)),
     ]
-    task = SmoothTask(Curves(3, tuple(curves)), SPACE)
+    task = SmoothTask(RecordedCurves(3, tuple(curves)), SPACE)
     history = run_peer(SPACE, task, 1, 0, 4, Never(), lambda _: Given([1e-2, 1e-4, 1e-4]))
     assert history.epochs == [1, 2, 3, 4]
     assert history.hours == [1, 3, 4, 5]
@@ -281,7 +281,7 @@ def test_a_median_that_rises_again_at_the_end_has_not_reached_it():
 
 
 def test_the_recorded_task_is_the_one_that_is_described():
-    curves, config = Curves.load(CURVES), load_sweep(CONFIG, {**_SEARCH, "epochs": "120"})
+    curves, config = RecordedCurves.load(CURVES), load_sweep(CONFIG, {**_SEARCH, "epochs": "120"})
     cells = {tuple(curve.params.values()) for curve in curves.curves}
     assert (len(curves.curves), len(cells), curves.epochs) == (216, 144, config.train.optim.epochs)
     assert {curve.seed for curve in curves.curves} == {0, 1, 2}

@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 from harness import TINY
 
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog
 from trainer import engine
@@ -38,7 +38,7 @@ def write_sweep(
     *,
     more: Sequence[Event] = (),
     **settings: object,
-) -> Sweep:
+) -> SweepResult:
     """A sweep of these trials: parameters, val NME by epoch, and state, which may be RUNNING or INTERRUPTED.
 
     They run in two slots, the even ones in the first; `more` are events at the end of the log.
@@ -70,14 +70,14 @@ def write_sweep(
 
 
 @contextlib.contextmanager
-def begun(config: SweepConfig) -> Iterator[Ledger]:
-    """A new sweep with its study and event log on disk, whose ledger is to be told what its trials do."""
+def begun(config: SweepConfig) -> Iterator[SweepController]:
+    """A new sweep with its study and event log on disk, whose controller is to be told what its trials do."""
     config.folder.mkdir(parents=True)
     study = Study.open(f"sqlite:///{config.folder / 'study.db'}", config)
     config.dump(config.folder / "sweep.yaml")
     with EventLog(config.folder / "events.jsonl") as log:
         log.append(Event(EventKind.SWEEP_STARTED, None, {"name": config.name, "tags": {}, "config": config.tree()}))
-        yield Ledger(config, study, log)
+        yield SweepController(config, study, log)
 
 
 def worth(lr: float, weight: float) -> float:
@@ -140,7 +140,9 @@ TWO = [  # NME, second objective, state
 ]
 
 
-def write_two_objectives(output: Path, objective: str, found: Sequence[tuple[float, float, str]], **settings) -> Sweep:
+def write_two_objectives(
+    output: Path, objective: str, found: Sequence[tuple[float, float, str]], **settings
+) -> SweepResult:
     """A sweep of trials with this NME and second objective after their second epoch, both worse after the first."""
     key = {SPEED: SPEED, FAILURES: "val/fr10"}[objective]
     more = []
@@ -158,7 +160,7 @@ def write_two_objectives(output: Path, objective: str, found: Sequence[tuple[flo
 PARAMS = {"optim.lr": 2e-3, "loss.star_weight": 1.5}
 
 
-def write_trained(output: Path, params: dict = PARAMS) -> Sweep:
+def write_trained(output: Path, params: dict = PARAMS) -> SweepResult:
     """A sweep of which only the winner, trial 0, was really trained."""
     folder = output / "told" / "trials" / "0000"
     tree = TINY | {
@@ -173,7 +175,7 @@ def write_trained(output: Path, params: dict = PARAMS) -> Sweep:
     return write_sweep(output, PLANE, [(params, curve, "COMPLETE"), *others], train=tree)
 
 
-def note(sweep: Sweep, *events: Event) -> Sweep:
+def note(sweep: SweepResult, *events: Event) -> SweepResult:
     with EventLog(sweep.folder / "events.jsonl") as log:
         for event in events:
             log.append(event)

@@ -145,13 +145,13 @@ def train(
         NonFiniteError: the loss or the validation NME is no number; names step, learning rate and STAR weight.
             All of these are raised on all ranks, on whichever they arise.
     """
-    config = distributed.on_first(lambda: resolve(config))
+    config = distributed.rank_zero_result(lambda: resolve(config))
     if config.run.output is None:
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
     with writing(folder):
-        crops = distributed.on_each(lambda: _load_splits(config, inspect or (lambda splits: None)))
-        distributed.on_first(lambda: _write_folder(config, crops, folder))
+        crops = distributed.all_ranks_or_raise(lambda: _load_splits(config, inspect or (lambda splits: None)))
+        distributed.rank_zero_result(lambda: _write_folder(config, crops, folder))
         return _train(config, crops, folder, report, progress or (lambda epoch, share: None), resume_from, save_after)
 
 
@@ -167,9 +167,9 @@ def _train(
     training, validation = crops[config.data.train_on], crops.get("val")
     run = start_run(config)
     run.faces = {split: of.fingerprint() for split, of in crops.items()}
-    if state := distributed.on_first(lambda: _load_state(run, resume_from)):
+    if state := distributed.rank_zero_result(lambda: _load_state(run, resume_from)):
         run.load_state_dict(state)
-    distributed.on_first(lambda: run_folder.write_history(run.history, folder))
+    distributed.rank_zero_result(lambda: run_folder.write_history(run.history, folder))
     for epoch, row in enumerate(run.history, 1):
         _tell(report, epoch, row)
     saved = monotonic()
@@ -178,7 +178,7 @@ def _train(
         run.history.append(row)
         due = monotonic() - saved >= config.run.checkpoint_seconds
         due = due or epoch in save_after or epoch == config.optim.epochs
-        if distributed.on_first(functools.partial(_write_epoch, run, folder, due)):
+        if distributed.rank_zero_result(functools.partial(_write_epoch, run, folder, due)):
             saved = monotonic()
         _tell(report, epoch, row)
     return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
@@ -207,8 +207,8 @@ def _write_folder(config: TrainConfig, crops: Mapping[Split, CropSplit], folder:
 
 def start_run(config: TrainConfig) -> Run:
     """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
-    run = distributed.on_each(lambda: _build_run(config))
-    run.network = distributed.wrapped(run.model)
+    run = distributed.all_ranks_or_raise(lambda: _build_run(config))
+    run.network = distributed.wrap_ddp(run.model)
     return run
 
 
@@ -234,7 +234,7 @@ def _one_epoch(
     found = _validate(run, validation, epoch, lr, folder) if validation is not None else {}
     if validation is None and epoch == run.config.optim.epochs:  # nothing tells which epoch is best
         run.best_epoch = epoch
-        distributed.on_first(lambda: _keep(run, epoch, math.nan, folder))
+        distributed.rank_zero_result(lambda: _keep(run, epoch, math.nan, folder))
     row = {
         **found,
         "train/loss": loss,
@@ -243,13 +243,13 @@ def _one_epoch(
         "epoch_seconds": perf_counter() - started,
         "memory_gb": memory_in_use(run.device),
     }
-    return distributed.on_first(lambda: row)  # the times of one process
+    return distributed.rank_zero_result(lambda: row)  # the times of one process
 
 
 def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Path) -> dict[str, float]:
     """Measures the network and keeps its weights if they are the best so far."""
     evaluation = evaluate(run.evaluated, validation, run.config, distributed.size() > 1)
-    found = distributed.on_first(evaluation.summary)
+    found = distributed.rank_zero_result(evaluation.summary)
     lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
     if lost or not math.isfinite(found["nme"]):  # the mean over the other faces would look like a score
         settings = _settings(run.config, lr)
@@ -258,7 +258,7 @@ def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Pa
         )
     if found["nme"] < run.best_nme:
         run.best_nme, run.best_epoch = found["nme"], epoch
-        distributed.on_first(lambda: _keep(run, epoch, found["nme"], folder, evaluation.nme))
+        distributed.rank_zero_result(lambda: _keep(run, epoch, found["nme"], folder, evaluation.nme))
     return {"best_nme": run.best_nme, **{f"val/{name}": value for name, value in found.items()}}
 
 

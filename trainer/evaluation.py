@@ -57,9 +57,9 @@ def evaluate(model: nn.Module, split: CropSplit, config: TrainConfig, shared: bo
         shared: all ranks of the process group call this; each predicts its share, and all get the whole.
     """
     if shared:
-        rows = distributed.share(len(split))
+        rows = distributed.shard(len(split))
         pred = np.concatenate(
-            distributed.gathered(distributed.on_each(lambda: predict_split(model, split, config, rows)))
+            distributed.all_gather(distributed.all_ranks_or_raise(lambda: predict_split(model, split, config, rows)))
         )
     else:
         pred = predict_split(model, split, config)

@@ -55,8 +55,8 @@ def _main(argv: Sequence[str] | None) -> int:
             return _train(*_prepare(arguments.config, arguments.resume, overrides))
         from trainer.runtime import distributed  # imports torch
 
-        with distributed.joined():  # rank 0 reads, and chooses the folder
-            chosen = distributed.on_first(lambda: _prepare(arguments.config, arguments.resume, overrides))
+        with distributed.process_group():  # rank 0 reads, and chooses the folder
+            chosen = distributed.rank_zero_result(lambda: _prepare(arguments.config, arguments.resume, overrides))
             return _train(*chosen)
     except ConfigError as error:
         parser.error(str(error))

@@ -40,7 +40,7 @@ def _lowest_of_half(values: Sequence[float]) -> float:
 
 def doubling_text(records: Iterable[TrialRecord]) -> str:
     """The same in words; empty if too little is known."""
-    ends = [r.best_nme for r in records if r.state is State.COMPLETE and r.repeats is None and r.best_nme]
+    ends = [r.best_nme for r in records if r.state is State.COMPLETE and r.replicate_of is None and r.best_nme]
     gain = next_doubling(ends)
     if gain is None:
         return ""

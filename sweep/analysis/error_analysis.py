@@ -13,7 +13,7 @@ from trainer.landmarks import ATTRIBUTES
 
 
 @dataclass(frozen=True)
-class Face:
+class WorstFace:
     """A face with landmarks drawn in (JPEG), its NME (a fraction) and the name of its picture."""
 
     jpeg: bytes
@@ -22,16 +22,16 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ErrorAnalysis:
     """What the network of a trial does on the validation faces; `report` as in `Evaluation.report`."""
 
     report: Mapping[str, Any]
-    worst: tuple[Face, ...]
+    worst: tuple[WorstFace, ...]
     device: str
     data_hash: str
 
 
-def measure(config: SweepConfig, number: int, count: int = 6) -> Measured:
+def analyse_errors(config: SweepConfig, number: int, count: int = 6) -> ErrorAnalysis:
     """Evaluates the kept weights of a trial and draws its `count` worst faces.
 
     Raises:
@@ -55,9 +55,9 @@ def measure(config: SweepConfig, number: int, count: int = 6) -> Measured:
         spread = None if spreads is None else spreads[row]
         truth = np.where(split.visible[index][:, None], split.landmarks[index], np.nan)
         png = draw_overlay(pictures[row], points[row], spread, truth)
-        faces.append(Face(_smaller(png), float(evaluation.nme[index]), split.pictures[index].rpartition("/")[2]))
+        faces.append(WorstFace(_smaller(png), float(evaluation.nme[index]), split.pictures[index].rpartition("/")[2]))
     device = str(next(model.parameters()).device)
-    return Measured(evaluation.report(ATTRIBUTES), tuple(faces), device, split.fingerprint())
+    return ErrorAnalysis(evaluation.report(ATTRIBUTES), tuple(faces), device, split.fingerprint())
 
 
 def _smaller(png: bytes) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sweep.analysis.rerun_jobs import Job
 from sweep.analysis.statistics import difference_interval
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.provenance import expected_faces
 from sweep.core.trial import TrialRecord
 from trainer.data.faults import reasons as fault_reasons
@@ -43,7 +43,7 @@ class Finding:
     text: str
 
 
-def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None = None) -> Finding:
+def repeat(sweep: SweepResult, trial: TrialRecord, show: Callable[[Any], None] | None = None) -> Finding:
     """Trains a trial's config again in this process, without Ray, and compares every epoch with what it was.
 
     Raises:
@@ -67,7 +67,7 @@ def repeat(sweep: Sweep, trial: TrialRecord, show: Callable[[Any], None] | None 
 
     result = engine.train(config, report=take, inspect=inspect, resume_from=last if last.exists() else None)
     last.unlink(missing_ok=True)
-    before = sweep.rows[trial.number]
+    before = sweep.history_by_trial[trial.number]
     different = [
         e for e, row in again.items() if any(row[k] != before.get(e, {}).get(k) for k in row if k not in _OF_CLOCKS)
     ]

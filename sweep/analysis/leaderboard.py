@@ -10,7 +10,7 @@ from sweep.core.formatting import format_value, short_name
 from sweep.core.trial import State, TrialRecord
 from sweep.search.objectives import pareto_front, second_value
 from sweep.search.ranking import best, rank
-from sweep.search.replicates import contenders, pooled_spread
+from sweep.search.replicates import pooled_spread, runs_by_config
 from trainer.metric_names import rate_label
 
 
@@ -44,7 +44,7 @@ def summary_line(records: Sequence[TrialRecord]) -> str:
 def notes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
     """What the ranking rests on: the mean of repeats, and the front where there are two objectives."""
     lines: list[str] = []
-    repeated = [c for c in contenders(records) if len(c.nmes) > 1]
+    repeated = [c for c in runs_by_config(records) if len(c.nmes) > 1]
     if repeated:
         spread, freedom = pooled_spread(repeated)
         texts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.trial import State, TrialRecord
 from trainer.config import TrainConfig
 
@@ -26,26 +26,26 @@ class Job:
         return Path(str(self.config.run.output))
 
 
-def seed_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
+def seed_jobs(sweep: SweepResult, trial: TrialRecord, seeds: int) -> list[Job]:
     """The trial again with the next `seeds` seeds after the sweep's own, which chose the winner and so flatters it."""
     base = sweep.config.train.run.seed
     return [_job(sweep, SEED, trial, base + i, {}) for i in range(1, seeds + 1)]
 
 
-def final_jobs(sweep: Sweep, trial: TrialRecord, seeds: int) -> list[Job]:
+def final_jobs(sweep: SweepResult, trial: TrialRecord, seeds: int) -> list[Job]:
     """The trial's config trained on train + val, with `seeds` seeds from the sweep's own on."""
     base = sweep.config.train.run.seed
     return [_job(sweep, FINAL, trial, base + i, {"data.train_on": "train+val"}) for i in range(seeds)]
 
 
-def _job(sweep: Sweep, purpose: str, trial: TrialRecord, seed: int, changes: dict[str, object]) -> Job:
+def _job(sweep: SweepResult, purpose: str, trial: TrialRecord, seed: int, changes: dict[str, object]) -> Job:
     run = f"{purpose}-{trial.number:04d}-{seed}"
     folder = sweep.config.rerun_folder(run)
     config = sweep.config.best_config(trial.params).replace({**changes, "run.seed": seed, "run.output": str(folder)})
     return Job(run, purpose, trial, config)
 
 
-def is_done(job: Job, sweep: Sweep, needed: str) -> bool:
+def is_done(job: Job, sweep: SweepResult, needed: str) -> bool:
     """Whether the job was carried out before, with the same config, and the file that is `needed` of it is there."""
     known = sweep.reruns.get(job.run)
     same = known is not None and known.state is State.COMPLETE and known.config.identity() == job.config.identity()

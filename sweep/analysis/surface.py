@@ -35,7 +35,7 @@ class Surface:
         known = [r for r in records if r.best_nme is not None and math.isfinite(r.best_nme)]
         if len(known) < 3:
             raise ValueError(f"a surface needs three trials with an NME, but got {len(known)}")
-        points = np.array([place(dimensions, r.params) for r in known])  # (T, D)
+        points = np.array([encode_unit_cube(dimensions, r.params) for r in known])  # (T, D)
         values = np.log([r.best_nme or math.nan for r in known])
         self._range = float(values.min()), float(values.max())
         try:
@@ -45,11 +45,11 @@ class Surface:
 
     def __call__(self, params: Sequence[Mapping[str, object]]) -> NDArray[np.float64]:
         """NME at points of the search space, (T,); never better or worse than the best and worst trial."""
-        logs = self._fit(np.array([place(self._dimensions, p) for p in params]))
+        logs = self._fit(np.array([encode_unit_cube(self._dimensions, p) for p in params]))
         return np.exp(np.clip(logs, *self._range))
 
 
-def place(dimensions: Sequence[Dimension], params: Mapping[str, object]) -> list[float]:
+def encode_unit_cube(dimensions: Sequence[Dimension], params: Mapping[str, object]) -> list[float]:
     """The point in [0, 1]^D: one coordinate a number, one a choice; a missing parameter stands at its first value."""
     found: list[float] = []
     for d in dimensions:
@@ -64,7 +64,7 @@ def place(dimensions: Sequence[Dimension], params: Mapping[str, object]) -> list
 def draw_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator, count: int) -> list[Params]:
     """Points of the search space as random search draws them."""
     cube = UnitCube(dimensions)
-    points = cube.spread(rng.random((count, len(dimensions))), conditions=False)
+    points = cube.from_uniform(rng.random((count, len(dimensions))), conditions=False)
     return [cube.params(point) for point in points]
 
 

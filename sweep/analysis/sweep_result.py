@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Span:
+class RunInterval:
     """A stretch of time, in seconds since the epoch, in which a trial ran; `outcome` is its state, or INTERRUPTED."""
 
     trial: int
@@ -47,13 +47,13 @@ class Rerun:
 
 
 @dataclass
-class Sweep:
+class SweepResult:
     """A sweep and what is known of it.
 
     Attributes:
         config: as the sweep was last run.
         records: trials by number, see `TrialRecord`.
-        rows: metrics of each trial by epoch, as in metrics.jsonl.
+        history_by_trial: metrics of each trial by epoch, as in metrics.jsonl.
         reported: best NME so far of a trial at each report, in the order in which they came.
         spans: when which trial ran.
         reruns: by name.
@@ -65,14 +65,14 @@ class Sweep:
 
     config: SweepConfig
     records: dict[int, TrialRecord] = field(default_factory=dict)
-    rows: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
-    reported: list[float] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=list)
+    history_by_trial: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    best_nme_by_report: list[float] = field(default_factory=list)
+    run_intervals: list[RunInterval] = field(default_factory=list)
     reruns: dict[str, Rerun] = field(default_factory=dict)
     findings: dict[str, dict[str, Any]] = field(default_factory=dict)
     test_readings: int = 0
     tags: dict[str, str] = field(default_factory=dict)
-    calls: list[float] = field(default_factory=list)
+    invocations: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -111,7 +111,7 @@ class Sweep:
     @property
     def trial_hours(self) -> float:
         """Hours trained by all trials, those side by side counted each."""
-        return sum(max(0.0, span.end - span.start) for span in self.spans) / 3600
+        return sum(max(0.0, span.end - span.start) for span in self.run_intervals) / 3600
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -127,11 +127,12 @@ class Sweep:
         """A row a report: trial, epoch, and the metrics by their names in MLflow."""
         import pandas as pd
 
-        rows = [{"trial": n, "epoch": epoch, **row} for n, of in sorted(self.rows.items()) for epoch, row in of.items()]
+        trials = sorted(self.history_by_trial.items())
+        rows = [{"trial": n, "epoch": e, **row} for n, by_epoch in trials for e, row in by_epoch.items()]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial", "epoch"])
 
 
-def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) -> Sweep:
+def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) -> SweepResult:
     """Reads a sweep.
 
     Args:
@@ -144,11 +145,11 @@ def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) ->
     """
     folder = find_sweep(sweep, Path(output))
     settings = {**overrides, "output": str(folder.parent), "name": folder.name}
-    loaded = Sweep(load_sweep(folder / CONFIG_FILE, settings, written=True))
+    loaded = SweepResult(load_sweep(folder / CONFIG_FILE, settings, written=True))
     reader = _Reader(loaded)
     try:
         for event, _ in read_events(folder / EVENTS_FILE):
-            reader.take(event)
+            reader.handle(event)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     except (KeyError, TypeError) as error:  # a line that speaks of what no line before it began
@@ -160,12 +161,12 @@ def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) ->
 class _Reader:
     """Builds a sweep from its events, in the order in which they happened."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: SweepResult) -> None:
         self._sweep = sweep
         self._open: dict[int, float] = {}  # start of the stretch in which a trial runs
         self._last = 0.0
 
-    def take(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Adds one event."""
         sweep, data = self._sweep, event.data
         if event.trial is not None:
@@ -173,7 +174,7 @@ class _Reader:
         elif event.kind is EventKind.SWEEP_STARTED:
             self._end_all(self._last, "INTERRUPTED")  # of a driver that was killed
             sweep.tags |= data["tags"]
-            sweep.calls.append(event.time)
+            sweep.invocations.append(event.time)
         elif event.kind is EventKind.RERUN:
             config = TrainConfig.from_tree(dict(data["config"]), data["run"])
             state, history = State(data["state"]), tuple(data["history"])
@@ -193,12 +194,12 @@ class _Reader:
         if event.kind is EventKind.TRIAL_STARTED:
             self._end_span(trial, event.time, "CRASHED")  # if it was running
             self._open[trial] = event.time
-            new = TrialRecord(trial, dict(data["params"]), seed=data.get("seed"), repeats=data.get("repeats"))
+            new = TrialRecord(trial, dict(data["params"]), seed=data.get("seed"), replicate_of=data.get("repeats"))
             records[trial] = replace(records.get(trial, new), state=State.RUNNING)
         elif event.kind is EventKind.REPORT:
             metrics, record = dict(data["metrics"]), records[trial]
-            self._sweep.rows.setdefault(trial, {})[data["step"]] = metrics
-            self._sweep.reported.append(metrics["best_nme"])
+            self._sweep.history_by_trial.setdefault(trial, {})[data["step"]] = metrics
+            self._sweep.best_nme_by_report.append(metrics["best_nme"])
             records[trial] = replace(
                 record,
                 curve={**record.curve, data["step"]: metrics["best_nme"]},
@@ -216,7 +217,7 @@ class _Reader:
 
     def _end_span(self, trial: int, end: float, outcome: str) -> None:
         if trial in self._open:
-            self._sweep.spans.append(Span(trial, self._open.pop(trial), end, outcome))
+            self._sweep.run_intervals.append(RunInterval(trial, self._open.pop(trial), end, outcome))
 
     def _end_all(self, end: float, outcome: str) -> None:
         for trial in list(self._open):

@@ -7,7 +7,7 @@ import time
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between two attempts; each pause is twice the one before
 
 
-class Patience:
+class Backoff:
     """The pauses between attempts, which come to an end after so many seconds."""
 
     def __init__(self, seconds: float) -> None:

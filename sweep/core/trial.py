@@ -1,4 +1,4 @@
-"""What is known of a trial: frozen records, apart from the live objects of the study."""
+"""Trials as frozen records, apart from the live objects of the study."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Params = dict[str, Value]
 
 
 class State(StrEnum):
-    """State of a trial. DIVERGED and INFEASIBLE are told to Optuna as pruned, with their values.
+    """State of a trial. Optuna is told that DIVERGED and INFEASIBLE ones were pruned, with their values.
 
-    PAUSED trials wait for others to come as far; they go on from their checkpoint, or are PRUNED in the end.
+    A PAUSED trial may be resumed from its checkpoint; when the sweep ends, it is PRUNED.
     """
 
     RUNNING = "RUNNING"
@@ -37,8 +37,10 @@ class TrialRecord:
 
     Attributes:
         curve: epoch -> best validation NME so far, a fraction.
-        seed: of its training where that is not the sweep's (run.seed), for a repeat.
-        repeats: number of the trial whose parameters it trains again; None for all others.
+        reason: why it failed, diverged or became infeasible.
+        seconds: trained so far.
+        seed: of a repeat; None: run.seed of the sweep.
+        replicate_of: of a repeat, the number of the trial with the same parameters that came first.
         metrics: of its last epoch.
     """
 
@@ -49,7 +51,7 @@ class TrialRecord:
     reason: str | None = None
     seconds: float = 0.0
     seed: int | None = None
-    repeats: int | None = None
+    replicate_of: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -63,12 +65,12 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running trial has come in its epoch.
+    """Progress of a running trial within its epoch.
 
     Attributes:
-        epoch: that runs, from 1.
-        share: of it that is done, 0 to 1.
-        seconds: that it has been running for.
+        epoch: the running one, from 1.
+        share: of the epoch that is done, 0 to 1.
+        seconds: since the epoch began.
     """
 
     epoch: int
@@ -77,28 +79,21 @@ class Progress:
 
 
 def share_of_epoch(record: TrialRecord, running: Mapping[int, Progress]) -> float:
-    """How much of its running epoch a trial has behind it; what was told of another attempt does not count."""
+    """The share of its running epoch that a trial has done; 0 if the progress is that of an earlier attempt."""
     progress = running.get(record.number)
     return progress.share if progress is not None and progress.epoch == record.epochs + 1 else 0.0
 
 
-def keep(group: dict[int, TrialRecord], record: TrialRecord, belongs: bool) -> None:
-    """Puts a trial into a group by number, or takes it out."""
-    if belongs:
-        group[record.number] = record
-    else:
-        group.pop(record.number, None)
-
-
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: from the start, or from its last checkpoint if its folder has one.
+    """A trial to train: from the start, or from its last checkpoint if its folder has one.
 
-    `pauses` are epochs after which it may have to wait for others, so its whole state must be on disk before each.
-    `saved` tells that it has come to one of them: without its checkpoint it must not begin anew.
+    Attributes:
+        pause_epochs: epochs after which it may be paused; its whole state is saved before each.
+        saved: whether it has reached one of them, so that without its checkpoint it must not start over.
     """
 
     number: int
     config: TrainConfig
-    pauses: tuple[int, ...] = ()
+    pause_epochs: tuple[int, ...] = ()
     saved: bool = False

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.errors import ClusterGoneError, RerunError, StudyStorageError, TrackingUnavailable
 from sweep.core.redaction import redact
 from trainer.errors import CheckpointError, ConfigError, DataError, DiskFullError, ModelError, NonFiniteError
@@ -34,7 +34,7 @@ def add_sweep_argument(parser: ArgumentParser, *, several: bool = False) -> None
     parser.add_argument("--mlflow_uri", metavar="URI", help="MLflow store, if not the one that the sweep was run with")
 
 
-def load_given(arguments: argparse.Namespace) -> Sweep:
+def load_given(arguments: argparse.Namespace) -> SweepResult:
     """The sweep that these arguments name.
 
     Raises:
@@ -43,7 +43,7 @@ def load_given(arguments: argparse.Namespace) -> Sweep:
     return load(arguments.sweep, Path(arguments.output), **_uri(arguments))
 
 
-def load_all_given(arguments: argparse.Namespace) -> list[Sweep]:
+def load_all_given(arguments: argparse.Namespace) -> list[SweepResult]:
     """The same where several may be named."""
     return [load(name, Path(arguments.output), **_uri(arguments)) for name in arguments.sweep]
 
@@ -52,7 +52,7 @@ def _uri(arguments: argparse.Namespace) -> dict[str, str]:
     return {"mlflow_uri": arguments.mlflow_uri} if arguments.mlflow_uri else {}
 
 
-def carry_out(parser: ArgumentParser, action: Callable[[], int], interrupted: str) -> int:
+def run_command(parser: ArgumentParser, action: Callable[[], int], interrupted: str) -> int:
     """Does what a command is for; every failure becomes one message.
 
     Args:

@@ -80,7 +80,7 @@ class Board:
         else:
             self._pulse.__exit__(kind, error, trace)
 
-    def take(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Shows one event."""
         if event.kind is EventKind.REPORT and event.trial is not None:
             self._speeds[event.trial] = event.data["metrics"]["images_per_second"]
@@ -190,7 +190,7 @@ def results_table(
     return table
 
 
-class Outlet:
+class BrokenPipeSafeStream:
     """Standard output for as long as somebody takes it: a closed terminal or pipe must not end a sweep."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _PAUSE, _SHARE = 1.0, 20  # seconds from one look at all trials to the next, and how often it must last as long
 
 
-class Results:
+class SweepOutputs:
     """Keeps these files up to date; remembers what it did, so that the last trial costs no more than the first."""
 
     def __init__(self, config: SweepConfig, storage: Storage | None = None) -> None:
@@ -114,7 +114,7 @@ def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> N
         for r in rank(records):
             nme = "" if r.best_nme is None else repr(r.best_nme)
             params = [r.params.get(key, "") for key in keys]
-            more = ["" if value is None else value for value in (r.seed, r.repeats)]
+            more = ["" if value is None else value for value in (r.seed, r.replicate_of)]
             if second:
                 value = second_value(second[0], r)
                 more += ["" if value is None else repr(value), int(r.number in on_front)]

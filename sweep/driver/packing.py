@@ -12,7 +12,7 @@ from trainer.speed import Speed, measure_speed
 
 
 @dataclass(frozen=True)
-class Packing:
+class SlotThroughput:
     """So many trials at the same time with so many threads each, and how each of them went."""
 
     slots: int
@@ -25,7 +25,7 @@ class Packing:
         return sum(speed.images_per_second for speed in self.speeds)
 
 
-def neighbours(slots: int, threads: int) -> list[tuple[int, int]]:
+def alternatives(slots: int, threads: int) -> list[tuple[int, int]]:
     """The packings with half and with twice the threads on as many cores, as (slots, threads)."""
     found = []
     if slots % 2 == 0:
@@ -35,7 +35,7 @@ def neighbours(slots: int, threads: int) -> list[tuple[int, int]]:
     return found
 
 
-def measure_packing(config: TrainConfig, slots: int, threads: int, seconds: float = 5.0) -> Packing:
+def measure_throughput(config: TrainConfig, slots: int, threads: int, seconds: float = 5.0) -> SlotThroughput:
     """Trains `slots` times the same config at the same time, in processes of their own, for some seconds.
 
     The crop cache must exist, else each would wait for the one that builds it.
@@ -45,7 +45,7 @@ def measure_packing(config: TrainConfig, slots: int, threads: int, seconds: floa
     config = config.replace({"run.threads": threads})
     with ProcessPoolExecutor(slots, mp_context=context, initializer=_share, initargs=(barrier,)) as pool:
         jobs = [pool.submit(_measure, config, seconds) for _ in range(slots)]
-        return Packing(slots, threads, tuple(job.result() for job in jobs))
+        return SlotThroughput(slots, threads, tuple(job.result() for job in jobs))
 
 
 _barrier: Barrier

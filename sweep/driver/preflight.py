@@ -10,11 +10,11 @@ from sweep.core.errors import TrackingUnavailable
 from sweep.core.formatting import format_seconds
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
-from sweep.driver.packing import Packing, measure_packing, neighbours
+from sweep.driver.packing import SlotThroughput, alternatives, measure_throughput
 from sweep.driver.preparation import speeds_apart
 from sweep.execution.resources import check_local
 from sweep.search.rehearsal import expected_extent
-from sweep.tracking.artifacts import make_projector
+from sweep.tracking.artifacts import make_mlflow_sync
 from trainer.data.crop_cache import load_splits
 from trainer.data.survey import survey
 from trainer.forms import Form, FormSpeeds, choose, form_of
@@ -44,14 +44,14 @@ def dry_run(config: SweepConfig) -> str:
     lines += _compare_forms(form_of(config.train), speeds)
     on_cores = config.ray_address is None and not config.resources.gpus
     # elsewhere a trial alone: several processes here would all take the first GPU
-    packing = measure_packing(config.train, slots if on_cores else 1, config.train.run.threads or 1)
-    speed = min(packing.speeds, key=lambda s: s.images_per_second)
+    throughput = measure_throughput(config.train, slots if on_cores else 1, config.train.run.threads or 1)
+    speed = min(throughput.speeds, key=lambda s: s.images_per_second)
     lines.append(
         f"  speed      {speed.images_per_second:.1f} images/s a trial; "
         f"validation {format_seconds(speed.validation_seconds)}; memory {_gigabytes(speed.memory_bytes)} a trial"
     )
     if on_cores:
-        lines += _compare_packings(config, packing)
+        lines += _compare_throughputs(config, throughput)
     return "\n".join([*lines, *_forecast(config, slots, faces.splits["train"].faces, speed)])
 
 
@@ -80,15 +80,15 @@ def _check_mlflow(config: SweepConfig) -> str:
     uri = resolve_uri(config.mlflow_uri, config.folder.parent)
     config.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        make_projector(config).check()
+        make_mlflow_sync(config).check()
     except TrackingUnavailable as error:
         return f"AWAY: {error}; the sweep would run and MLflow catch up later"
     return f"{redact(uri)} answers"
 
 
-def _compare_packings(config: SweepConfig, configured: Packing) -> list[str]:
+def _compare_throughputs(config: SweepConfig, configured: SlotThroughput) -> list[str]:
     """What other packings onto the same cores give."""
-    others = [measure_packing(config.train, *other) for other in neighbours(configured.slots, configured.threads)]
+    others = [measure_throughput(config.train, *other) for other in alternatives(configured.slots, configured.threads)]
     lines = [f"  packing    {_describe(configured)}, as configured"]
     for other in others:
         gain = other.images_per_second / configured.images_per_second - 1
@@ -97,10 +97,10 @@ def _compare_packings(config: SweepConfig, configured: Packing) -> list[str]:
     return lines
 
 
-def _describe(packing: Packing) -> str:
-    slots, threads = packing.slots, packing.threads
+def _describe(throughput: SlotThroughput) -> str:
+    slots, threads = throughput.slots, throughput.threads
     trials = f"{slots} trial{'s' * (slots > 1)} at once with {threads} thread{'s' * (threads > 1)}"
-    return f"{trials}: {packing.images_per_second:.1f} images/s together"
+    return f"{trials}: {throughput.images_per_second:.1f} images/s together"
 
 
 def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list[str]:

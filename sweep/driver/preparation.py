@@ -18,7 +18,7 @@ from sweep.core.stop_request import StopRequest
 from sweep.driver.console import doing
 from sweep.execution.node_setup import Readiness, prepare_faces
 from sweep.storage.remote_files import Storage
-from sweep.tracking.artifacts import make_projector
+from sweep.tracking.artifacts import make_mlflow_sync
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.forms import FormSpeeds, recall
@@ -53,7 +53,7 @@ def make_ready(
             storage = Storage.of_sweep(config.storage, config.name, config.folder) if config.storage else None
             return Readiness() if stop else node_setup.prepare_nodes(config, storage)
 
-        return slots, ray_session.attended(prepare, stop)
+        return slots, ray_session.run_while_head_alive(prepare, stop)
 
 
 def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> None:
@@ -61,7 +61,7 @@ def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> No
     with contextlib.suppress(Exception):  # the driver and the writer meet the same errors and say so
         if preparation is not None:
             preparation.result()  # no tables for a sweep that cannot start
-        make_projector(config).check()
+        make_mlflow_sync(config).check()
 
 
 class _Preparation:

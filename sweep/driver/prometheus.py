@@ -10,7 +10,7 @@ from ray.util import metrics
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.ranking import best
 from sweep.storage.event_log import Event, EventKind
 
@@ -22,14 +22,16 @@ class Gauges:
 
     Args:
         config: the sweep; its name is the label "sweep".
-        ledger: knows the trials.
+        controller: of the trials.
         slots: gives the number of trials that fit at once.
         lag: gives the number of events that MLflow has not got yet.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, slots: Callable[[], int], lag: Callable[[], int]) -> None:
+    def __init__(
+        self, config: SweepConfig, controller: SweepController, slots: Callable[[], int], lag: Callable[[], int]
+    ) -> None:
         self._labels = {"sweep": config.name}
-        self._ledger, self._slots, self._lag = ledger, slots, lag
+        self._controller, self._slots, self._lag = controller, slots, lag
         self._looked = -_SECONDS
         keys = ("sweep",)
         self._trials = metrics.Gauge("starsweep_trials", "trials by state", tag_keys=("sweep", "state"))
@@ -47,7 +49,7 @@ class Gauges:
             }.items()
         }
 
-    def take(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         """Counts one event."""
         if event.kind is EventKind.REPORT:
             self._count("epochs")
@@ -63,7 +65,7 @@ class Gauges:
         self._counters[name].inc(tags=self._labels)
 
     def _look(self) -> None:
-        records, slots, live = self._ledger.records, self._slots(), self._ledger.live
+        records, slots, live = self._controller.records, self._slots(), self._controller.live
         states = Counter(r.state for r in records)
         for state in State:
             self._trials.set(states[state], tags=self._labels | {"state": state.value})

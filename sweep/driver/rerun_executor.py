@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sweep.analysis.rerun_jobs import FINAL, Job
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.provenance import expected_faces
 from sweep.core.trial import Assignment, State
 from sweep.storage.event_log import Event, EventKind, EventLog
@@ -104,7 +104,7 @@ class Reruns:
         """A crashed job starts again from its checkpoint, and reports the epochs before it again."""
 
 
-def run_jobs(sweep: Sweep, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> dict[str, str]:
+def run_jobs(sweep: SweepResult, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> dict[str, str]:
     """Trains jobs of a sweep on Ray, as many at once as trials would be.
 
     Returns:
@@ -131,7 +131,7 @@ def run_jobs(sweep: Sweep, jobs: Sequence[Job], log: EventLog, show: Callable[[s
             faces = expected_faces(config, sweep.tags)
             tune_executor.execute(config.model_copy(update={"hours": None}), reruns, slots, stop, storage, faces)
 
-        ray_session.attended(train, stop)
+        ray_session.run_while_head_alive(train, stop)
     if stop.by_user:
         raise KeyboardInterrupt
     return reruns.failures

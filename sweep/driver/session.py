@@ -26,12 +26,12 @@ from sweep.driver import end_hook
 from sweep.driver.command_line import python_command
 from sweep.driver.console import Board, doing, results_table
 from sweep.driver.log_file import logging_into
-from sweep.driver.outputs import Results
+from sweep.driver.outputs import SweepOutputs
 from sweep.driver.preparation import make_ready
 from sweep.execution.node_setup import Readiness
 from sweep.execution.resources import check_local
 from sweep.search import ranking
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.storage.remote_files import Storage
@@ -44,7 +44,7 @@ from sweep.storage.sweep_folder import (
     REPORT_FILE,
     locked,
 )
-from sweep.tracking.artifacts import make_projector, mlflow_page
+from sweep.tracking.artifacts import make_mlflow_sync, mlflow_page
 from sweep.tracking.background_writer import BackgroundWriter
 from trainer import run_folder
 from trainer.config import TrainConfig
@@ -92,7 +92,7 @@ def run_sweep(config: SweepConfig, console: Console, command: str) -> int:
         study = _open_study(config) if (config.folder / EVENTS_FILE).exists() else None
         slots: Slots | None = None
         ready, stop = Readiness(), stack.enter_context(StopRequest())
-        if study is None or not study.satisfies():
+        if study is None or not study.is_finished():
             slots, ready = make_ready(config, stack, console, stop)
             stop.listen()  # again: Ray has put handlers of its own in place
         if stop and study is None:
@@ -121,27 +121,27 @@ def _run_opened(
         _check_faces(config, before, started.data["tags"])
         _warn_of_other_versions(before, started.data["tags"])
         log.append(started)
-        writer = BackgroundWriter(make_projector(config, storage))
+        writer = BackgroundWriter(make_mlflow_sync(config, storage))
         writer.start()
-        ledger, results = Ledger(config, study, log), Results(config, storage)
+        controller, results = SweepController(config, study, log), SweepOutputs(config, storage)
         # each of these whatever becomes of the others
         with contextlib.ExitStack() as shown, contextlib.ExitStack() as closing:
             closing.callback(writer.close, _CLOSING_SECONDS)
-            closing.callback(lambda: log.append(_sweep_ended(config, ledger, state)))
+            closing.callback(lambda: log.append(_sweep_ended(config, controller, state)))
             closing.callback(lambda: _write_report(config, stop, anew=outlook is not None))
-            closing.callback(lambda: results.update(ledger.records))
+            closing.callback(lambda: results.update(controller.records))
             closing.callback(lambda: shown.enter_context(doing(console, "writing the report, closing MLflow's runs")))
             if outlook and not stop:
                 faces = expected_faces(config, started.data["tags"])
-                _run_trials(config, ledger, results, outlook, stop, writer, console, storage, faces)
+                _run_trials(config, controller, results, outlook, stop, writer, console, storage, faces)
             state = "KILLED" if stop.by_user else "FINISHED"
-        return ledger.records, writer.close(0)
+        return controller.records, writer.close(0)
 
 
 def _run_trials(
     config: SweepConfig,
-    ledger: Ledger,
-    results: Results,
+    controller: SweepController,
+    results: SweepOutputs,
     outlook: Outlook,
     stop: StopRequest,
     writer: BackgroundWriter,
@@ -152,27 +152,27 @@ def _run_trials(
     from sweep.driver.prometheus import Gauges
     from sweep.execution import epoch_progress, ray_session, tune_executor
 
-    gauges = Gauges(config, ledger, lambda: outlook.slots.last, lambda: writer.lag)
-    board = Board(config, lambda: ledger.records, lambda: writer.lag, epoch_progress.read, outlook, console)
+    gauges = Gauges(config, controller, lambda: outlook.slots.last, lambda: writer.lag)
+    board = Board(config, lambda: controller.records, lambda: writer.lag, epoch_progress.read, outlook, console)
 
     def heed(event: Event) -> None:
         writer.wake()
         if event.kind is EventKind.TRIAL_ENDED:
-            results.update(ledger.records, final=False)
-        board.take(event)
-        gauges.take(event)
+            results.update(controller.records, final=False)
+        board.handle(event)
+        gauges.handle(event)
 
-    ledger.listen(heed)
+    controller.listen(heed)
 
     def train() -> None:
-        tune_executor.execute(config, ledger, outlook.slots, stop, storage, faces)
+        tune_executor.execute(config, controller, outlook.slots, stop, storage, faces)
 
     with board:
         try:
-            ray_session.attended(train, stop)
+            ray_session.run_while_head_alive(train, stop)
             epoch_progress.forget()
         finally:
-            ledger.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
+            controller.interrupt()  # whatever still ran, after a stop or an error; nothing at the regular end
 
 
 def _as_before(config: SweepConfig) -> SweepConfig:
@@ -285,8 +285,8 @@ def _tags_before(log: EventLog) -> Mapping[str, str]:
     return before
 
 
-def _sweep_ended(config: SweepConfig, ledger: Ledger, state: str) -> Event:
-    records = ledger.records
+def _sweep_ended(config: SweepConfig, controller: SweepController, state: str) -> Event:
+    records = controller.records
     winner = ranking.best(records)
     files = [LEADERBOARD_FILE] + ([BEST_FILE] if winner else [])
     files += [REPORT_FILE] if (config.folder / REPORT_FILE).exists() else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sweep.analysis import findings
 from sweep.analysis.findings import Finding
 from sweep.analysis.rerun_jobs import Job, final_jobs, is_done, seed_jobs
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.errors import RerunError
 from sweep.core.provenance import provenance
 from sweep.core.trial import State, TrialRecord
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.engine import EpochResult
 
 
-def chosen_trial(sweep: Sweep, number: int | None) -> TrialRecord:
+def chosen_trial(sweep: SweepResult, number: int | None) -> TrialRecord:
     """The trial of this number, or the winner.
 
     Raises:
@@ -43,7 +43,7 @@ def chosen_trial(sweep: Sweep, number: int | None) -> TrialRecord:
 class Verification:
     """The three kinds of rerun of a complete trial; each writes what it found into the event log."""
 
-    def __init__(self, sweep: Sweep, trial: TrialRecord, log: EventLog) -> None:
+    def __init__(self, sweep: SweepResult, trial: TrialRecord, log: EventLog) -> None:
         self._sweep, self._trial, self._log = sweep, trial, log
 
     def repeat(self) -> Finding:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.search_space import active, check_params
 from sweep.core.trial import Params
-from sweep.search.replicates import contenders
+from sweep.search.replicates import runs_by_config
 from sweep.storage.sweep_folder import CONFIG_FILE, EVENTS_FILE, find_sweep
 from trainer import settings
 from trainer.errors import ConfigError
@@ -41,11 +41,11 @@ def warmed(config: SweepConfig) -> SweepConfig:
     return settings.build(SweepConfig, config.model_dump(mode="json") | {"known": known}, config.name)
 
 
-def _best_of(earlier: Sweep, config: SweepConfig) -> list[Params]:
+def _best_of(earlier: SweepResult, config: SweepConfig) -> list[Params]:
     """What this sweep can take over of the best, in their order: parameters that it does not search are left out."""
     found: list[Params] = []
     refusal = "no complete trial"
-    for contender in contenders(earlier.records.values()):
+    for contender in runs_by_config(earlier.records.values()):
         searched = {d.key: contender.trial.params[d.key] for d in config.dimensions if d.key in contender.trial.params}
         params = active(config.dimensions, searched)
         try:

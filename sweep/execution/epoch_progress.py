@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 _NAMESPACE = b"starsweep"
 _PAUSE = 1.0  # seconds from one note to the next
-_PATIENCE = 5.0  # seconds with the store
+_STORE_TIMEOUT = 5.0  # seconds with the store
 
 
-class Teller(Ticker):
+class ProgressReporter(Ticker):
     """A worker's side; as a context manager, it tells from a thread, so that a slow store holds up no training."""
 
     def __init__(self, trial: int) -> None:
@@ -47,7 +47,7 @@ class Teller(Ticker):
         self._told = now.epoch, now.share
         try:
             _store().internal_kv_put(
-                _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_PATIENCE
+                _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_STORE_TIMEOUT
             )
         except Exception:  # of many kinds while the head is away; the next note may come through
             logger.debug("progress not told", exc_info=True)
@@ -57,7 +57,7 @@ def read(trials: Iterable[int]) -> dict[int, Progress]:
     """What workers have told of these trials, by number; the driver's side. Nothing while the store does not answer."""
     try:
         keys = {_key(number): number for number in trials}
-        found = _store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_PATIENCE) if keys else {}
+        found = _store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_STORE_TIMEOUT) if keys else {}
     except Exception:  # of many kinds while the head is away
         logger.debug("progress not read", exc_info=True)
         return {}
@@ -67,7 +67,7 @@ def read(trials: Iterable[int]) -> dict[int, Progress]:
 def forget() -> None:
     """Clears what this session's workers have told; a cluster outlives a sweep."""
     try:
-        _store().internal_kv_del(_prefix(), True, _NAMESPACE, timeout=_PATIENCE)
+        _store().internal_kv_del(_prefix(), True, _NAMESPACE, timeout=_STORE_TIMEOUT)
     except Exception:
         logger.debug("progress not cleared", exc_info=True)
 

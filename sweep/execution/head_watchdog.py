@@ -1,4 +1,4 @@
-"""The head of the Ray session, watched: whatever asks Ray while it is gone waits for it, deaf to signals."""
+"""Watches the head of the Ray session: while it is unreachable, calls of Ray block and ignore signals."""
 
 from __future__ import annotations
 
@@ -17,43 +17,48 @@ from sweep.core.stop_request import StopRequest
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # after which Ray ends a process without a word
-PATIENCE = float(os.environ.get(RAYS_PATIENCE, 60))  # seconds that the head may be away, as Ray has it
+# For so long the head may be unreachable; after it, Ray would end this process without a message.
+RECONNECT_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+RECONNECT_TIMEOUT = float(
+    os.environ.get(RECONNECT_TIMEOUT_VARIABLE, 60)
+)  # seconds that the head may be away, as Ray has it
 _EVERY = 2.0  # seconds between two looks, and the longest that one takes
-_LEAVING = 5.0  # seconds that the work has to end by itself
+_LEAVING = 5.0  # seconds that the task has to end by itself
 
 
-def attended(work: Callable[[], T], address: str, stop: StopRequest) -> T:
-    """Does the work in a thread of its own, so that this one still hears signals, and can leave without it.
+def run_while_head_alive(task: Callable[[], T], address: str, stop: StopRequest) -> T:
+    """Runs a task in a thread of its own, so that this one still handles signals and can leave a blocked call.
 
     Args:
         work: what calls Ray.
         address: HOST:PORT of the head.
-        stop: told when the head is gone, so that the work ends where it can.
+        stop: set when the head is gone, so that the task ends where it can.
 
     Raises:
-        ClusterGoneError: the head is gone; the work may still wait for it.
+        ClusterGoneError: the head is gone; the task may still be blocked.
     """
     done: Future[T] = Future()
-    threading.Thread(target=_carry_out, args=(work, done), name="ray-work", daemon=True).start()
+    threading.Thread(target=_run, args=(task, done), name="ray-work", daemon=True).start()
     answered, missed = time.monotonic(), False
     while not wait([done], timeout=_EVERY).done:
         if _answers(address):
             answered, missed = time.monotonic(), False
-        elif time.monotonic() - answered > PATIENCE:
+        elif time.monotonic() - answered > RECONNECT_TIMEOUT:
             error = ClusterGoneError(f"the head of the cluster, {address}, is gone")
             stop.fail(error)
             wait([done], timeout=_LEAVING)
             raise error
         elif not missed:
-            logger.warning("the head of the cluster, %s, does not answer; waiting %g s for it", address, PATIENCE)
+            logger.warning(
+                "the head of the cluster, %s, does not answer; waiting %g s for it", address, RECONNECT_TIMEOUT
+            )
             missed = True
     return done.result()
 
 
-def _carry_out(work: Callable[[], T], done: Future[T]) -> None:
+def _run(task: Callable[[], T], done: Future[T]) -> None:
     try:
-        done.set_result(work())
+        done.set_result(task())
     except BaseException as error:
         done.set_exception(error)
 

@@ -24,7 +24,7 @@ os.environ.update(  # before ray is imported
     RAY_prestart_worker_first_driver="false",  # none of these would be used: Tune's workers have an own environment
 )
 # Ray would end this process without a word
-os.environ[head_watchdog.RAYS_PATIENCE] = str(int(head_watchdog.PATIENCE) + 120)
+os.environ[head_watchdog.RECONNECT_TIMEOUT_VARIABLE] = str(int(head_watchdog.RECONNECT_TIMEOUT) + 120)
 
 import ray
 from ray._private import ray_constants
@@ -99,9 +99,9 @@ def _start(options: dict[str, Any]) -> None:
             logger.warning("Ray was not up within half a minute, as on a very busy machine; trying again")
 
 
-def attended(work: Callable[[], T], stop: StopRequest) -> T:
-    """Does the work, which calls Ray; see `sweep.execution.head_watchdog.attended`."""
-    return head_watchdog.attended(work, ray.get_runtime_context().gcs_address, stop)
+def run_while_head_alive(task: Callable[[], T], stop: StopRequest) -> T:
+    """Runs a task that calls Ray; see `sweep.execution.head_watchdog.run_while_head_alive`."""
+    return head_watchdog.run_while_head_alive(task, ray.get_runtime_context().gcs_address, stop)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import ray
 from ray import tune
 
 from sweep.core.config import ResourcesConfig
-from sweep.execution.epoch_progress import Teller
-from sweep.execution.trial_workspace import Workplace
+from sweep.execution.epoch_progress import ProgressReporter
+from sweep.execution.trial_workspace import TrialWorkspace
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, ConfigError, DataError, DiskFullError, ModelError, NonFiniteError
@@ -50,12 +50,12 @@ def run_trial(
         resources: of the workers that train it together, where these are several; else it is trained in this process.
     """
     if resources is not None and resources.workers > 1:
-        _train_together(assignment, storage, resources)
+        _train_distributed(assignment, storage, resources)
     else:
         _train(assignment, storage, tune.report)
 
 
-def _train_together(assignment: dict[str, Any], storage: Storage | None, resources: ResourcesConfig) -> None:
+def _train_distributed(assignment: dict[str, Any], storage: Storage | None, resources: ResourcesConfig) -> None:
     """Ray Train starts the workers and joins them into a process group, in which the trainer shares out each batch."""
     from ray import train
     from ray.train.torch import TorchTrainer
@@ -80,7 +80,11 @@ def _train_together(assignment: dict[str, Any], storage: Storage | None, resourc
 
 
 def _train(
-    assignment: dict[str, Any], storage: Storage | None, tell: Callable[[dict[str, Any]], None], *, first: bool = True
+    assignment: dict[str, Any],
+    storage: Storage | None,
+    report_to_tune: Callable[[dict[str, Any]], None],
+    *,
+    first: bool = True,
 ) -> None:
     """The part of one process; of several, only the `first` one touches the trial's folder."""
     _import_trainer()
@@ -90,39 +94,44 @@ def _train(
 
     release_memory()  # of the trial before; not at its end, where the frames of a stopped trial still hold its network
     number, config = assignment[TRIAL], TrainConfig.from_tree(assignment["config"])
-    place = Workplace(config, storage, assignment[TIMEOUT], first=first)
+    workspace = TrialWorkspace(config, storage, assignment[TIMEOUT], first=first)
 
     def report(result: engine.EpochResult) -> None:
-        place.save()
+        workspace.save()
         metrics = list(result.metrics.items())  # Ray flattens mappings
-        tell({TRIAL: number, EPOCH: result.epoch, METRICS: metrics})
-        place.rest()
+        report_to_tune({TRIAL: number, EPOCH: result.epoch, METRICS: metrics})
+        workspace.heartbeat()
 
     def inspect(crops: Mapping[Split, CropSplit]) -> None:
         try:
-            require_faces(place.config, crops, assignment[FACES])
+            require_faces(workspace.config, crops, assignment[FACES])
         except DataError as error:
             raise DataError(f"machine {ray.util.get_node_ip_address()}: {error}") from None
 
     def train() -> None:
-        begun = assignment[SAVED] or place.last.exists()
+        begun = assignment[SAVED] or workspace.last.exists()
         pauses = frozenset(assignment[PAUSES])
-        last = place.last if begun else None
+        last = workspace.last if begun else None
         engine.train(
-            place.config, report=report, progress=teller.note, inspect=inspect, resume_from=last, save_after=pauses
+            workspace.config,
+            report=report,
+            progress=progress.note,
+            inspect=inspect,
+            resume_from=last,
+            save_after=pauses,
         )
 
     try:
-        with writing(place.folder), place, Teller(number) as teller:
+        with writing(workspace.folder), workspace, ProgressReporter(number) as progress:
             logger.info("trial %d at %s, process %d", number, ray.util.get_node_ip_address(), os.getpid())
-            end = _end_of(train, number)
-            place.save(final=True)
+            end = _outcome(train, number)
+            workspace.save(final=True)
     except DiskFullError as error:
         end = {ENDED: DISK_FULL, REASON: str(error)}
-    tell({TRIAL: number, **end})
+    report_to_tune({TRIAL: number, **end})
 
 
-def _end_of(train: Callable[[], None], number: int) -> dict[str, str]:
+def _outcome(train: Callable[[], None], number: int) -> dict[str, str]:
     """Trains, and says how that ended where a repetition would end alike; raises anything else."""
     end = {ENDED: DONE}
     try:

@@ -25,7 +25,7 @@ _CUT_OFF = 300.0  # seconds that one on a machine that is cut off may still hold
 _LOCK = "worker.lock"
 
 
-class Workplace:
+class TrialWorkspace:
     """A trial's folder on this machine. As a context manager, it is this worker's alone.
 
     Args:
@@ -56,11 +56,11 @@ class Workplace:
         """The trial's checkpoint."""
         return self.folder / LAST
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> TrialWorkspace:
         if not self._first:
             return self
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_alone(self.folder))
+            stack.enter_context(_exclusive(self.folder))
             if self._mirror is not None:
                 stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
                 self._mirror.fetch((BEST, FACES_FILE, TRIAL_LOG, LAST))
@@ -77,10 +77,10 @@ class Workplace:
         if self._mirror is not None:
             self._mirror.push((BEST, FACES_FILE), LAST, final=final)
 
-    def rest(self) -> None:
-        """Has the watchdog begin to wait anew."""
+    def heartbeat(self) -> None:
+        """Resets the watchdog."""
         if self._first:
-            self._watchdog.rest()
+            self._watchdog.reset()
 
 
 class _Watchdog:
@@ -94,11 +94,11 @@ class _Watchdog:
 
     def __enter__(self) -> _Watchdog:
         self._file = self._path.open("w", encoding="utf-8")
-        self.rest()
+        self.reset()
         return self
 
-    def rest(self) -> None:
-        """Begins to wait anew."""
+    def reset(self) -> None:
+        """Restarts the time."""
         if self._seconds is not None:
             faulthandler.dump_traceback_later(0.9 * self._seconds, file=self._file)
 
@@ -139,7 +139,7 @@ def _remove_stale(runs: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Holds the trial's folder; a worker that a dead driver left in it is ended first.
 
     One driver a sweep holds the sweep's lock, so whoever else is in a trial's folder is an orphan.

@@ -1,7 +1,8 @@
-"""Ray Tune as the executor of a ledger: placement, slots, retries. It decides nothing and remembers nothing.
+"""Ray Tune as the executor of trials: placement, slots, retries. It makes no decisions and keeps no state.
 
-Ray asks `_Suggestions` for work and `_Decisions` what to do after each report, and tells `_Failures` of crashes; all
-three only pass on to the ledger. An error in them is the driver's, not the trial's: it stops the sweep, resumable.
+Tune asks `_TuneSearcher` for trials and `_TuneScheduler` what to do after each report, and tells `_TuneCallback` of
+crashes; these three only pass calls on to the trial source. An error in them is the driver's, not the trial's: it stops
+the sweep, which the next call resumes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ os.environ.update(  # before ray.tune is imported
     TUNE_DISABLE_SIGINT_HANDLER="1",
     TUNE_GLOBAL_CHECKPOINT_S="100000",
     TUNE_RESULT_BUFFER_LENGTH="0",
-    TUNE_MAX_PENDING_TRIALS_PG="1000000",  # no limit but the one of `_Suggestions`
+    TUNE_MAX_PENDING_TRIALS_PG="1000000",  # no limit but the one of `_TuneSearcher`
     RAY_AIR_NEW_OUTPUT="0",
 )
 
@@ -58,8 +59,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 )  # they come with `Storage`, in memory
 
 
-class Work(Protocol):
-    """What the executor needs of a `sweep.search.controller.Ledger`, or of whoever else has something to train."""
+class TrialSource(Protocol):
+    """Gives trials to train and decides about them: a `sweep.search.controller.SweepController`, or the reruns."""
 
     @property
     def live(self) -> int: ...
@@ -75,17 +76,17 @@ class Work(Protocol):
 
 def execute(
     config: SweepConfig,
-    ledger: Work,
+    source: TrialSource,
     slots: Callable[[], int],
     stop: StopRequest,
     storage: Storage | None = None,
     faces: Mapping[Split, str] | None = None,
 ) -> None:
-    """Runs trials until the ledger has no more, or until asked to stop; raises what made it stop early.
+    """Trains the trials of a source until it has no more, or until asked to stop; raises the error that stopped it.
 
     Args:
         config: the sweep.
-        ledger: gives trials and takes their reports.
+        source: gives trials and takes their reports.
         slots: how many fit at once, now.
         stop: the request to stop.
         storage: where trials keep their files; None: in the sweep's folder.
@@ -104,8 +105,8 @@ def execute(
         tune.Tuner(
             tune.with_resources(run_trial, asked),
             tune_config=tune.TuneConfig(
-                search_alg=_Suggestions(ledger, slots, stop, config, faces or {}),
-                scheduler=_Decisions(ledger, stop),
+                search_alg=_TuneSearcher(source, slots, stop, config, faces or {}),
+                scheduler=_TuneScheduler(source, stop),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
@@ -116,7 +117,7 @@ def execute(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=config.retries),
                 stop=_Stopper(stop, deadline),
-                callbacks=[_Failures(ledger, stop, config)],
+                callbacks=[_TuneCallback(source, stop, config)],
             ),
         ).fit()
     finally:
@@ -125,8 +126,8 @@ def execute(
         raise stop.error
 
 
-class _OfThisProcess:
-    """Pickles to nothing: Ray saves the objects it is given, and a sweep is never continued from them."""
+class _NotPickled:
+    """Base of the objects handed to Tune, which pickles them for its own resume; a sweep is resumed from its study."""
 
     _stop: StopRequest
 
@@ -134,12 +135,12 @@ class _OfThisProcess:
         return {}
 
 
-def _guarded(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For methods that Ray calls: an error stops the sweep and the answer is given instead."""
+def _stop_sweep_on_error(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of methods that Tune calls: an error stops the sweep, resumable, and `answer` is returned instead."""
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
-        def call(self: _OfThisProcess, *arguments: Any, **named: Any) -> Any:
+        def call(self: _NotPickled, *arguments: Any, **named: Any) -> Any:
             try:
                 return method(self, *arguments, **named)
             except Exception as error:
@@ -151,12 +152,12 @@ def _guarded(answer: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-class _Suggestions(_OfThisProcess, Searcher):
-    """Hands the ledger's trials to Ray, never more than fit, so that each is suggested when it can start."""
+class _TuneSearcher(_NotPickled, Searcher):
+    """Hands the source's trials to Tune, never more than fit, so that each is suggested when it can start."""
 
     def __init__(
         self,
-        ledger: Work,
+        source: TrialSource,
         slots: Callable[[], int],
         stop: StopRequest,
         config: SweepConfig,
@@ -164,20 +165,20 @@ class _Suggestions(_OfThisProcess, Searcher):
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._faces = faces
-        self._ledger, self._slots, self._stop, self._config = ledger, slots, stop, config
+        self._source, self._slots, self._stop, self._config = source, slots, stop, config
 
-    @_guarded(None)
+    @_stop_sweep_on_error(None)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stop:
             return str(Searcher.FINISHED)  # where no trial runs, whose report ends it, Ray would ask for ever
-        if self._ledger.live >= self._slots():
+        if self._source.live >= self._slots():
             return None
-        assignment = self._ledger.next_trial()
+        assignment = self._source.next_trial()
         if assignment is None:  # what still runs may give work for others
-            return None if self._ledger.live else str(Searcher.FINISHED)
+            return None if self._source.live else str(Searcher.FINISHED)
         return {
             trial_worker.TRIAL: assignment.number,
-            trial_worker.PAUSES: list(assignment.pauses),
+            trial_worker.PAUSES: list(assignment.pause_epochs),
             trial_worker.SAVED: assignment.saved,
             trial_worker.FACES: dict(self._faces),
             "config": assignment.config.tree(),
@@ -185,7 +186,7 @@ class _Suggestions(_OfThisProcess, Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The ledger hears of ends from `_Decisions`."""
+        """Does nothing: `_TuneScheduler` tells the source of ends."""
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: a sweep is continued from the study."""
@@ -194,21 +195,21 @@ class _Suggestions(_OfThisProcess, Searcher):
         """Restores nothing, see `save`."""
 
 
-class _Decisions(_OfThisProcess, FIFOScheduler):
-    """Asks the ledger after every report whether a trial goes on."""
+class _TuneScheduler(_NotPickled, FIFOScheduler):
+    """Asks the source after every report whether a trial continues."""
 
-    def __init__(self, ledger: Work, stop: StopRequest) -> None:
+    def __init__(self, source: TrialSource, stop: StopRequest) -> None:
         super().__init__()
-        self._ledger, self._stop = ledger, stop
+        self._source, self._stop = source, stop
 
-    @_guarded(str(TrialScheduler.CONTINUE))
+    @_stop_sweep_on_error(str(TrialScheduler.CONTINUE))
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number = result[trial_worker.TRIAL]
         if trial_worker.ENDED in result:
             self._end(number, result)
             return str(TrialScheduler.CONTINUE)  # the function is about to return by itself
-        goes_on = self._ledger.report(number, result[trial_worker.EPOCH], dict(result[trial_worker.METRICS]))
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        should_continue = self._source.report(number, result[trial_worker.EPOCH], dict(result[trial_worker.METRICS]))
+        return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
         if result[trial_worker.ENDED] == trial_worker.DISK_FULL:
@@ -218,14 +219,14 @@ class _Decisions(_OfThisProcess, FIFOScheduler):
             trial_worker.DIVERGED: State.DIVERGED,
             trial_worker.FAILED: State.FAILED,
         }
-        self._ledger.end(number, states[result[trial_worker.ENDED]], result.get(trial_worker.REASON))
+        self._source.end(number, states[result[trial_worker.ENDED]], result.get(trial_worker.REASON))
 
 
-class _Failures(_OfThisProcess, tune.Callback):
-    """Notes that Ray starts a crashed trial again, or has given it up; ends workers that have fallen silent."""
+class _TuneCallback(_NotPickled, tune.Callback):
+    """Records restarts and failures of crashed trials, and kills workers that have not reported for too long."""
 
-    def __init__(self, ledger: Work, stop: StopRequest, config: SweepConfig) -> None:
-        self._ledger, self._stop, self._config = ledger, stop, config
+    def __init__(self, source: TrialSource, stop: StopRequest, config: SweepConfig) -> None:
+        self._source, self._stop, self._config = source, stop, config
         self._limit = config.timeout_minutes * 60 if config.timeout_minutes else float("inf")
         self._silence: dict[Trial, float] = {}  # seconds since it was heard of
         self._given_up: set[Trial] = set()
@@ -242,7 +243,7 @@ class _Failures(_OfThisProcess, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._silence.pop(trial, None)
 
-    @_guarded(None)
+    @_stop_sweep_on_error(None)
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         now = time.monotonic()
         passed = min(now - self._looked, 1.0)  # while the driver itself waits, for a database say, it hears of nobody
@@ -254,20 +255,20 @@ class _Failures(_OfThisProcess, tune.Callback):
                 self._given_up.add(trial)
                 ray.kill(actor)  # also where it is stopped or holds Python's lock; Ray takes it for crashed
 
-    @_guarded(None)
+    @_stop_sweep_on_error(None)
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         logger.warning("trial %d starts again: %s", trial.config[trial_worker.TRIAL], self._reason(trial))
-        self._ledger.note_retry(trial.config[trial_worker.TRIAL], trial.num_failures)
+        self._source.note_retry(trial.config[trial_worker.TRIAL], trial.num_failures)
 
-    @_guarded(None)
+    @_stop_sweep_on_error(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Not the scheduler's method of this name, which Ray also calls before a retry
-        self._ledger.end(trial.config[trial_worker.TRIAL], State.FAILED, self._reason(trial))
+        self._source.end(trial.config[trial_worker.TRIAL], State.FAILED, self._reason(trial))
 
     def _reason(self, trial: Trial) -> str:
         self._silence.pop(trial, None)
         if trial not in self._given_up:
-            return _why(trial)
+            return _crash_reason(trial)
         self._given_up.remove(trial)
         stacks = Path(trial.config["config"]["run"]["output"]) / HUNG_FILE
         known = stacks.exists() and stacks.stat().st_size > 0
@@ -275,7 +276,7 @@ class _Failures(_OfThisProcess, tune.Callback):
         return f"no report for {self._config.timeout_minutes:g} minutes (timeout_minutes){where}"
 
 
-class _Stopper(_OfThisProcess, tune.Stopper):
+class _Stopper(_NotPickled, tune.Stopper):
     """Ends the run on request or when the time is up."""
 
     def __init__(self, stop: StopRequest, deadline: float | None) -> None:
@@ -290,7 +291,7 @@ class _Stopper(_OfThisProcess, tune.Stopper):
         return bool(self._stop)
 
 
-def _why(trial: Trial) -> str:
+def _crash_reason(trial: Trial) -> str:
     """Why a trial crashed, in a line; the whole is in the sweep's log."""
     path = Path(trial.error_file or "")  # not get_error(), which looks where Ray has not synced it to yet
     texts = path.read_text(encoding="utf-8").split("Failure # ") if path.is_file() else [""]

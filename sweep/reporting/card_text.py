@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from sweep.analysis.findings import faces_text, repeat_text, seeds_text
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.formatting import format_params
 from trainer.config import TrainConfig
 from trainer.forms import form_of
@@ -56,7 +56,7 @@ class Published:
         return "val" if self.final is None else "test"
 
 
-def card_text(sweep: Sweep, card: Published) -> str:
+def card_text(sweep: SweepResult, card: Published) -> str:
     """The whole card."""
     parts = [
         f"# {card.model}",
@@ -111,7 +111,7 @@ def _row(card: Published) -> str:
     )
 
 
-def _measured(sweep: Sweep, card: Published) -> str:
+def _measured(sweep: SweepResult, card: Published) -> str:
     lines = []
     if card.final is not None:
         lines.append(_final(card.final, sweep.test_readings))
@@ -169,7 +169,7 @@ def _pretrained(config: TrainConfig) -> str:
     return known.get(config.model.pretrained, "from a file")
 
 
-def _search(sweep: Sweep) -> str:
+def _search(sweep: SweepResult) -> str:
     config, states = sweep.config, Counter(r.state.value.lower() for r in sweep.records.values())
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     facts = [
@@ -189,7 +189,7 @@ def _values(d: Any) -> str:
     return ", ".join(map(str, d.choices)) if d.kind == "choice" else f"{d.low:g} to {d.high:g}"
 
 
-def _environment(sweep: Sweep, card: Published) -> str:
+def _environment(sweep: SweepResult, card: Published) -> str:
     shown = {key: value for key, value in sweep.tags.items() if key not in ("command", "sampler", "pruner")}
     shown |= card.final.get("provenance", {}) if card.final is not None else {}
     shown["config.hash"] = card.config_hash

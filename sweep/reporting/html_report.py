@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sweep.analysis.budget_forecast import doubling_text
-from sweep.analysis.error_analysis import Measured, measure
+from sweep.analysis.error_analysis import ErrorAnalysis, analyse_errors
 from sweep.analysis.leaderboard import notes, summary_line
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.config import SweepConfig
 from sweep.core.formatting import format_value, short_name
 from sweep.reporting.report_text import (
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def write_report(sweeps: Sequence[Sweep], path: Path) -> Path:
+def write_report(sweeps: Sequence[SweepResult], path: Path) -> Path:
     """Writes one HTML file that needs no network; returns its path.
 
     Args:
@@ -80,7 +80,7 @@ def refresh_report(config: SweepConfig) -> Path | None:
         return None
 
 
-def _one(sweep: Sweep) -> list[str]:
+def _one(sweep: SweepResult) -> list[str]:
     from sweep.reporting import search_figures, trial_figures
 
     measured, limit = _measured(sweep), sweep.config.train.data.threshold
@@ -104,7 +104,7 @@ def _one(sweep: Sweep) -> list[str]:
     ]
 
 
-def _front(sweep: Sweep) -> list[str]:
+def _front(sweep: SweepResult) -> list[str]:
     """The figure of two objectives, where there are two."""
     from sweep.reporting import trial_figures
 
@@ -113,7 +113,7 @@ def _front(sweep: Sweep) -> list[str]:
     return [_drawn("Pareto front", FRONT, lambda: trial_figures.pareto(sweep))]
 
 
-def _several(sweeps: Sequence[Sweep]) -> list[str]:
+def _several(sweeps: Sequence[SweepResult]) -> list[str]:
     from sweep.reporting import trial_figures
 
     limit = max(sweep.config.train.data.threshold for sweep in sweeps)
@@ -151,7 +151,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="wide"><table><tr>{cells}</tr>{"".join(lines)}</table></div>'
 
 
-def _summary(sweep: Sweep) -> str:
+def _summary(sweep: SweepResult) -> str:
     train = sweep.config.train
     data = "synthetic faces, drawn by this program" if train.data.kind == "synthetic" else f"{train.data.kind} faces"
     facts = [
@@ -165,7 +165,7 @@ def _summary(sweep: Sweep) -> str:
     return "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
 
 
-def _leaderboard(sweep: Sweep, most: int = 10) -> str:
+def _leaderboard(sweep: SweepResult, most: int = 10) -> str:
     keys = [d.key for d in sweep.config.dimensions]
     rows = [
         [str(r.number), r.state.value, "-" if r.best_nme is None else f"{r.best_nme:.2%}", str(r.epochs)]
@@ -175,17 +175,17 @@ def _leaderboard(sweep: Sweep, most: int = 10) -> str:
     return _table(["trial", "state", "best val NME", "epochs", *map(short_name, keys)], rows)
 
 
-def _measured(sweep: Sweep) -> Measured | None:
+def _measured(sweep: SweepResult) -> ErrorAnalysis | None:
     if sweep.best is None:
         return None
     try:
-        return measure(sweep.config, sweep.best.number)
+        return analyse_errors(sweep.config, sweep.best.number)
     except (RuntimeError, OSError, ValueError) as error:  # weights or faces are gone
         logger.info("the report goes without faces: %s", error)
         return None
 
 
-def _groups(sweep: Sweep, measured: Measured | None, name: str) -> dict[str, dict[str, float]]:
+def _groups(sweep: SweepResult, measured: ErrorAnalysis | None, name: str) -> dict[str, dict[str, float]]:
     groups: dict[str, dict[str, float]] = {}
     final = sweep.findings.get("final")
     for title, found in (("winner, val", measured and measured.report), ("final model, test", final)):
@@ -194,7 +194,7 @@ def _groups(sweep: Sweep, measured: Measured | None, name: str) -> dict[str, dic
     return groups
 
 
-def _worst(measured: Measured | None) -> str:
+def _worst(measured: ErrorAnalysis | None) -> str:
     if measured is None:
         return "<p>The winner's weights or the faces are not here.</p>"
     figures = [
@@ -205,14 +205,14 @@ def _worst(measured: Measured | None) -> str:
     return f'<p class="note">{WORST}</p><div class="faces">{"".join(figures)}</div>'
 
 
-def _provenance(sweep: Sweep, measured: Measured | None) -> str:
+def _provenance(sweep: SweepResult, measured: ErrorAnalysis | None) -> str:
     facts = dict(sweep.tags) | {"seed of the trainings": str(sweep.config.train.run.seed)}
     if measured is not None:
         facts |= {"data.hash of the validation faces": measured.data_hash, "device of this report": measured.device}
     return _table(["what", "value"], sorted(facts.items()))
 
 
-def _comparison(sweeps: Sequence[Sweep]) -> str:
+def _comparison(sweeps: Sequence[SweepResult]) -> str:
     head = [
         "sweep",
         "loss",
@@ -228,11 +228,11 @@ def _comparison(sweeps: Sequence[Sweep]) -> str:
     return _table(head, [comparison_row(sweep) for sweep in sweeps])
 
 
-def _evidence(sweep: Sweep) -> str:
+def _evidence(sweep: SweepResult) -> str:
     return "".join(f'<p class="lines">{html.escape(line)}</p>' for line in evidence_lines(sweep))
 
 
-def _warnings(sweeps: Sequence[Sweep]) -> str:
+def _warnings(sweeps: Sequence[SweepResult]) -> str:
     differing = unequal(sweeps)
     if not differing:
         return "<p>Same data, backbone, number of trials and epochs a trial: the budgets are equal.</p>"

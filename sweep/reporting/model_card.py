@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.reporting.card_text import Published, dataset, percent, public
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -34,7 +34,7 @@ _PAPERS = {
 }
 
 
-def published_run(sweep: Sweep) -> tuple[str, Path]:
+def published_run(sweep: SweepResult) -> tuple[str, Path]:
     """Name in MLflow and run folder of the model to publish: the first final one, else the winner of the sweep."""
     final = sweep.findings.get("final")
     if final is not None:
@@ -44,7 +44,7 @@ def published_run(sweep: Sweep) -> tuple[str, Path]:
     return str(sweep.best.number), sweep.config.trial_folder(sweep.best.number)
 
 
-def publish_files(sweep: Sweep, folder: Path, target: Path) -> tuple[Published, Path]:
+def publish_files(sweep: SweepResult, folder: Path, target: Path) -> tuple[Published, Path]:
     """Puts weights and log into the card's folder, with their hash in the name, and tells what they are."""
     from trainer import checkpoint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sweep.analysis.findings import final_text, repeat_text, seeds_text, spread_text
 from sweep.analysis.statistics import likely_difference
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.formatting import format_params
 from sweep.core.trial import State
 from trainer.data.survey import NO_WARNING
@@ -35,7 +35,7 @@ WORST = "Validation faces. Green: predicted; ellipses: standard deviation of the
 TOO_LITTLE = "There is too little to draw this: it takes more trials, ranges to search, or the winner's weights."
 
 
-def evidence_lines(sweep: Sweep) -> list[str]:
+def evidence_lines(sweep: SweepResult) -> list[str]:
     """What reruns have shown, and the seed noise beside the differences between trials."""
     found, lines = sweep.findings, list[str]()
     if (warnings := sweep.tags.get("faces.warnings", NO_WARNING)) != NO_WARNING:
@@ -55,7 +55,7 @@ def evidence_lines(sweep: Sweep) -> list[str]:
     return lines
 
 
-def noise_text(sweep: Sweep) -> str:
+def noise_text(sweep: SweepResult) -> str:
     """The seed noise, and how many trials lie within it; or how to measure it."""
     found = sweep.findings.get("seeds")
     if found is None:
@@ -76,7 +76,7 @@ def noise_text(sweep: Sweep) -> str:
     )
 
 
-def comparison_row(sweep: Sweep) -> list[str]:
+def comparison_row(sweep: SweepResult) -> list[str]:
     """A sweep in the table that puts several side by side."""
     train, best = sweep.config.train, sweep.best
     seeds, final = sweep.findings.get("seeds"), sweep.findings.get("final")
@@ -94,7 +94,7 @@ def comparison_row(sweep: Sweep) -> list[str]:
     ]
 
 
-def unequal(sweeps: Sequence[Sweep]) -> list[str]:
+def unequal(sweeps: Sequence[SweepResult]) -> list[str]:
     """What makes these sweeps incomparable."""
     compared: dict[str, list[Any]] = {
         "data": [s.config.train.data.model_dump_json(exclude={"cache_dir", "workers", "augment"}) for s in sweeps],

@@ -14,7 +14,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.analysis.surface import Surface
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.formatting import short_name
 from sweep.core.search_space import Dimension, filled
 from sweep.core.trial import State, TrialRecord
@@ -25,12 +25,12 @@ _GRID = 60  # points a side of the response surface
 _BOOTSTRAPS = 40
 
 
-def numeric(sweep: Sweep) -> list[Dimension]:
+def numeric(sweep: SweepResult) -> list[Dimension]:
     """Dimensions that are ranges."""
     return [d for d in sweep.config.dimensions if d.kind != "choice"]
 
 
-def response_surface(sweep: Sweep) -> go.Figure | None:
+def response_surface(sweep: SweepResult) -> go.Figure | None:
     """NME over the first two ranges of the space, with every trial on it; None if there are fewer ranges or trials.
 
     What else is searched stands at the winner's values.
@@ -109,7 +109,7 @@ def _nme(r: TrialRecord) -> str:
     return "no NME" if r.best_nme is None else f"best val NME {r.best_nme:.2%}"
 
 
-def as_study(sweep: Sweep, records: Sequence[TrialRecord]) -> optuna.Study:
+def as_study(sweep: SweepResult, records: Sequence[TrialRecord]) -> optuna.Study:
     """An Optuna study in memory in which every trial with an NME counts as complete, for Optuna's own figures."""
     distributions = {d.key: distribution(d) for d in sweep.config.dimensions}
     study = optuna.create_study()
@@ -117,7 +117,7 @@ def as_study(sweep: Sweep, records: Sequence[TrialRecord]) -> optuna.Study:
     return study
 
 
-def _frozen(sweep: Sweep, r: TrialRecord, distributions: Mapping[str, Any]) -> FrozenTrial:
+def _frozen(sweep: SweepResult, r: TrialRecord, distributions: Mapping[str, Any]) -> FrozenTrial:
     assert r.best_nme is not None
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE,
@@ -127,7 +127,7 @@ def _frozen(sweep: Sweep, r: TrialRecord, distributions: Mapping[str, Any]) -> F
     )
 
 
-def parallel_coordinates(sweep: Sweep) -> go.Figure | None:
+def parallel_coordinates(sweep: SweepResult) -> go.Figure | None:
     """A line a trial through its parameters to its NME, for all that have one; None for fewer than two of them."""
     trials = finite(sweep.records.values())
     if len(trials) < 2:
@@ -166,7 +166,7 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> dict[str, Any]:
     return {"label": name, "values": shown[0], "tickvals": shown[1], "ticktext": [f"{tick:.2g}" for tick in ticks]}
 
 
-def importance(sweep: Sweep) -> go.Figure | None:
+def importance(sweep: SweepResult) -> go.Figure | None:
     """How much each parameter decides whether a trial is among the best (PED-ANOVA, Watanabe et al., IJCAI 2023).
 
     The bars are means over resampled trials, the lines their middle 80 %; None where there is too little to say.

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sweep.analysis.surface import Surface, random_search
-from sweep.analysis.sweep_result import Span, Sweep
+from sweep.analysis.sweep_result import RunInterval, SweepResult
 from sweep.core.trial import State
 from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, log_axis
 from sweep.search.objectives import pareto_front, second_value
@@ -26,19 +26,19 @@ _IDLE = 60.0  # seconds in which nothing ran that the timeline cuts out
 _STEPS = {"width": 3, "shape": "hv"}
 
 
-def learning_curves(sweep: Sweep) -> go.Figure | None:
+def learning_curves(sweep: SweepResult) -> go.Figure | None:
     """Validation NME of every trial by epoch, stopped ones marked where they ended; None without any report."""
-    if not sweep.rows:
+    if not sweep.history_by_trial:
         return None
     made = figure("epoch", "val NME %", height=460)
     winner = sweep.best.number if sweep.best else None
     seen: set[str] = set()
     shown: list[float] = []
     for r in sweep.ranked[::-1]:  # the best on top
-        if r.number not in sweep.rows:
+        if r.number not in sweep.history_by_trial:
             continue
-        epochs = sorted(sweep.rows[r.number])
-        values = [sweep.rows[r.number][e]["val/nme"] * 100 for e in epochs]
+        epochs = sorted(sweep.history_by_trial[r.number])
+        values = [sweep.history_by_trial[r.number][e]["val/nme"] * 100 for e in epochs]
         shown += values
         colour, state = COLOURS[r.state.value], r.state.value
         name = f"winner, trial {r.number}" if r.number == winner else state.lower()
@@ -78,7 +78,7 @@ def error_curves(curves: Mapping[str, NDArray[np.floating]], limit: float) -> go
     return made
 
 
-def curves_of(sweep: Sweep, most: int = 5) -> dict[str, NDArray[np.floating]]:
+def curves_of(sweep: SweepResult, most: int = 5) -> dict[str, NDArray[np.floating]]:
     """NME of the validation faces for the best trials, and for the known configurations as baselines."""
     ranked = [r for r in sweep.ranked if r.state is State.COMPLETE]
     known = [r for r in ranked if r.params in sweep.config.known]
@@ -90,21 +90,21 @@ def curves_of(sweep: Sweep, most: int = 5) -> dict[str, NDArray[np.floating]]:
     return found
 
 
-def spent(sweep: Sweep) -> tuple[list[int], list[float]]:
+def spent(sweep: SweepResult) -> tuple[list[int], list[float]]:
     """Epochs that all trials together had trained, and the best NME (%) of any of them until then."""
     best, epochs, values = math.inf, [], []
-    for count, nme in enumerate(sweep.reported, 1):
+    for count, nme in enumerate(sweep.best_nme_by_report, 1):
         if nme < best:
             best = nme
             epochs.append(count)
             values.append(best * 100)
     if values:
-        epochs.append(len(sweep.reported))
+        epochs.append(len(sweep.best_nme_by_report))
         values.append(values[-1])
     return epochs, values
 
 
-def optimisation_history(sweep: Sweep) -> go.Figure | None:
+def optimisation_history(sweep: SweepResult) -> go.Figure | None:
     """Best NME against epochs spent, beside random search without stopping as the surface simulates it."""
     epochs, values = spent(sweep)
     if not epochs:
@@ -134,9 +134,9 @@ def optimisation_history(sweep: Sweep) -> go.Figure | None:
     return made
 
 
-def histories(sweeps: Sequence[Sweep]) -> go.Figure | None:
+def histories(sweeps: Sequence[SweepResult]) -> go.Figure | None:
     """Best NME against epochs spent, of several sweeps; None without any report."""
-    if not any(sweep.reported for sweep in sweeps):
+    if not any(sweep.best_nme_by_report for sweep in sweeps):
         return None
     made = figure("epochs trained, all trials together", "best val NME % so far", height=420)
     for sweep, colour in zip(sweeps, itertools.cycle(LINES), strict=False):
@@ -152,20 +152,20 @@ def histories(sweeps: Sequence[Sweep]) -> go.Figure | None:
 
 @dataclass(frozen=True)
 class _Placed:
-    span: Span
+    span: RunInterval
     slot: int
 
 
-def timeline(sweep: Sweep) -> go.Figure | None:
+def timeline(sweep: SweepResult) -> go.Figure | None:
     """Which slot trained which trial when; pauses in which nothing ran are cut out. None if nothing ever ran."""
-    if not sweep.spans:
+    if not sweep.run_intervals:
         return None
     made = figure("minutes in which the sweep ran", "slot", barmode="overlay")
-    placed = _into_slots(sorted(sweep.spans, key=lambda s: s.start))
+    placed = _into_slots(sorted(sweep.run_intervals, key=lambda s: s.start))
     slots = max(p.slot for p in placed) + 1
     seen: set[str] = set()
     for p in placed:
-        start, end = (_active(sweep.spans, t) / 60 for t in (p.span.start, p.span.end))
+        start, end = (_active(sweep.run_intervals, t) / 60 for t in (p.span.start, p.span.end))
         outcome, what = p.span.outcome, label(sweep.records[p.span.trial])
         made.add_trace(
             go.Bar(
@@ -189,7 +189,7 @@ def timeline(sweep: Sweep) -> go.Figure | None:
     return made
 
 
-def _into_slots(spans: list[Span]) -> list[_Placed]:
+def _into_slots(spans: list[RunInterval]) -> list[_Placed]:
     """Each span into the first slot that is free when it starts."""
     free: list[float] = []
     placed = []
@@ -200,7 +200,7 @@ def _into_slots(spans: list[Span]) -> list[_Placed]:
     return placed
 
 
-def _active(spans: Sequence[Span], when: float) -> float:
+def _active(spans: Sequence[RunInterval], when: float) -> float:
     """Seconds from the start of the sweep until `when`, without the pauses."""
     active, until = 0.0, None
     for span in sorted(spans, key=lambda s: s.start):
@@ -225,7 +225,7 @@ def bars(groups: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
     return made
 
 
-def trials_of(sweeps: Sequence[Sweep]) -> go.Figure | None:
+def trials_of(sweeps: Sequence[SweepResult]) -> go.Figure | None:
     """The best NME of every trial, a column a sweep; None where no trial has one."""
     if not any(finite(sweep.ranked) for sweep in sweeps):
         return None
@@ -250,7 +250,7 @@ def trials_of(sweeps: Sequence[Sweep]) -> go.Figure | None:
     return made
 
 
-def pareto(sweep: Sweep) -> go.Figure | None:
+def pareto(sweep: SweepResult) -> go.Figure | None:
     """Trials by NME and the second objective, with the front; None without a complete trial."""
     second, records = sweep.config.objectives[1], list(sweep.records.values())
     front = pareto_front(second, records)

@@ -1,4 +1,9 @@
-"""What is spent of a sweep's budget, and what it still has room for."""
+"""What is spent of a sweep's budget, and what the rest allows.
+
+Legend: an epoch is *committed* when it was trained, or when a running trial will train it before the next decision
+about it is made. The *search share* of the budget is for search trials, the rest for repeats of the best with other
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,14 @@ from functools import cached_property
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.rungs import next_stop
-from sweep.search.trial_table import Trials
+from sweep.search.rungs import next_rung
+from sweep.search.trial_table import TrialTable
 
 _ROUNDING = 1e-9  # of a share of trials
 
 
-def _pays_repeats(config: SweepConfig) -> bool:
-    """Whether a part of the budget is set aside for repeats: where it holds a run of each candidate, as measured."""
+def _reserves_repeats(config: SweepConfig) -> bool:
+    """Whether a part of the budget is set aside for repeats: only where it pays for a repeat of each candidate."""
     share, candidates = config.repeats.share, config.repeats.candidates
     if len(config.objectives) > 1 or config.sampler.name == "grid":
         return False
@@ -25,86 +30,101 @@ def _pays_repeats(config: SweepConfig) -> bool:
 
 
 class BudgetCheck:
-    """What the budget still allows. A part of it, `repeats.share`, is not for the search, unless that ends with one.
+    """What the budget still allows.
 
-    Attributes:
-        share: of the budget, that is for the search.
-        searching: whether time for the search is left.
+    Args:
+        config: the sweep.
+        trials: all of its trials.
+        live: numbers of those that are running.
+        hours: for which this call of the sweep has been running.
+        search_share: of the budget; None: all but `repeats.share`, where the budget pays for repeats.
     """
 
     def __init__(
-        self, config: SweepConfig, trials: Trials, live: Collection[int], hours: float, share: float | None = None
+        self,
+        config: SweepConfig,
+        trials: TrialTable,
+        live: Collection[int],
+        hours: float,
+        search_share: float | None = None,
     ) -> None:
         self._config, self._trials, self._live, self._hours = config, trials, live, hours
-        reserved = _pays_repeats(config) and (trials.complete > 1 or len(live) > 0)
-        self.share = share or 1 - (config.repeats.share if reserved else 0.0)
-        self.searching = self.below(self.share)
+        reserved = _reserves_repeats(config) and (trials.complete > 1 or len(live) > 0)
+        self.search_share = search_share or 1 - (config.repeats.share if reserved else 0.0)
 
     @cached_property
-    def _epochs(self) -> int:
-        """Spent, and promised to those that run."""
-        stops, gone = self._trials.stops, self._trials.gone
-        return self._trials.epochs + sum(stops[n] - gone[n] for n in self._live)
-
-    def fits(self, record: TrialRecord) -> bool:
-        """Whether a trial can run to its next stop, and the best trial be brought to its end after that.
-
-        Until a trial is complete, the whole budget is for that, whichever it is.
-        """
-        if self._config.epochs is None:
-            return True
-        limit: float = self._config.epochs
-        stop, full = next_stop(self._config, record), self._config.train.optim.epochs
-        after = self._epochs + stop - record.epochs
-        if not self._trials.complete:
-            waiting = max((r.epochs for r in self._trials.paused), default=0)
-            sure = max(stop, waiting, *(self._trials.stops[n] for n in self._live))
-            return after + full - sure <= limit
-        repeated = self._trials.repeats * full  # what they have taken of their part is not lacking in the search's
-        limit = min(limit, limit * self.share + repeated)
-        rest = self._rest_of_leader
-        if self._epochs + rest > limit:  # it is too late for that
-            rest = 0
-        elif self._trials.leader is not None and self._trials.leader.number == record.number:
-            rest = full - stop
-        return after + rest <= limit
+    def _committed(self) -> int:
+        """Epochs trained, and those that running trials train before their next rung."""
+        trials = self._trials
+        return trials.epochs + sum(trials.next_rung[n] - trials.epochs_done[n] for n in self._live)
 
     @property
-    def _rest_of_leader(self) -> int:
-        """Epochs that the best trial needs to its end, beyond those that are promised to it."""
+    def _search_epochs(self) -> float:
+        """The epochs that search and repeats so far may add up to: what repeats took is not taken from the search."""
+        total = self._config.epochs or math.inf
+        repeated = self._trials.replicates * self._config.train.optim.epochs
+        return min(total, total * self.search_share + repeated)
+
+    @property
+    def _to_complete_leader(self) -> int:
+        """Epochs that the best trial needs to its end, beyond the committed ones; 0 where the budget lacks them."""
         leader = self._trials.leader
         if leader is None or leader.state.finished or len(self._config.objectives) > 1:
             return 0
-        sure = self._trials.stops[leader.number] if leader.number in self._live else leader.epochs
-        return self._config.train.optim.epochs - sure
+        committed = self._trials.next_rung[leader.number] if leader.number in self._live else leader.epochs
+        missing = self._config.train.optim.epochs - committed
+        return missing if self._committed + missing <= self._search_epochs else 0
 
-    def takes_new(self) -> bool:
+    def fits(self, record: TrialRecord) -> bool:
+        """Whether a trial can be trained to its next rung, and a winner still be trained to its end after that.
+
+        While no trial is complete, the whole budget may be used for the one that is furthest; later, the search's part
+        for the best one.
+        """
+        if self._config.epochs is None:
+            return True
+        rung, full, trials = next_rung(self._config, record), self._config.train.optim.epochs, self._trials
+        after = self._committed + rung - record.epochs
+        if not trials.complete:
+            paused = max((r.epochs for r in trials.paused), default=0)
+            furthest = max(rung, paused, *(trials.next_rung[n] for n in self._live))
+            return after + full - furthest <= self._config.epochs
+        missing = self._to_complete_leader
+        if missing and trials.leader is not None and trials.leader.number == record.number:
+            missing = full - rung
+        return after + missing <= self._search_epochs
+
+    def allows_new(self) -> bool:
         """Whether another configuration may be started."""
-        trials, count = self._config.trials, len(self._trials)
-        begun = TrialRecord(count, {}, State.RUNNING)
-        return (trials is None or count < trials - self._reserved(trials)) and self.fits(begun)
+        limit, count = self._config.trials, len(self._trials)
+        if limit is not None:
+            for_repeats = math.floor(limit * (1 - self.search_share) + _ROUNDING) - self._trials.replicates
+            if count >= limit - max(0, for_repeats):
+                return False
+        return self.fits(TrialRecord(count, {}, State.RUNNING))
 
-    def takes_repeat(self) -> bool:
+    def allows_repeat(self) -> bool:
         """Whether a configuration may be trained again."""
         trials, epochs, full = self._config.trials, self._config.epochs, self._config.train.optim.epochs
-        room = epochs is None or self._epochs + full <= epochs
-        return room and (trials is None or len(self._trials) < trials) and self.below(1.0)
+        enough = epochs is None or self._committed + full <= epochs
+        return enough and (trials is None or len(self._trials) < trials) and self.time_below(1.0)
 
     @property
-    def ending(self) -> bool:
-        """Whether so much is spent that it is time to know how large the noise is: what is left for the search is as
-        much as is for repeats."""
-        config, part = self._config, 2 * self.share - 1
+    def allows_search(self) -> bool:
+        """Whether time is left for the search."""
+        return self.time_below(self.search_share)
+
+    @property
+    def search_ends_soon(self) -> bool:
+        """Whether the search has no more left than is reserved for repeats: time to know how large the noise is."""
+        config, share = self._config, 2 * self.search_share - 1
         trials, epochs = config.trials, config.epochs
-        counted = (trials is not None and len(self._trials) >= part * trials) or (
-            epochs is not None and self._epochs >= part * epochs
+        counted = (trials is not None and len(self._trials) >= share * trials) or (
+            epochs is not None and self._committed >= share * epochs
         )
-        return counted or not self.below(part)
+        return counted or not self.time_below(share)
 
-    def _reserved(self, trials: int) -> int:
-        return max(0, math.floor(trials * (1 - self.share) + _ROUNDING) - self._trials.repeats)
-
-    def below(self, share: float) -> bool:
+    def time_below(self, share: float) -> bool:
         """Whether less than this share of the hours and of the device hours is spent."""
         config = self._config
         if config.hours is not None and self._hours >= share * config.hours:
@@ -114,4 +134,4 @@ class BudgetCheck:
 
 def device_hours(config: SweepConfig, records: Sequence[TrialRecord]) -> float:
     """Training time of all trials, times the GPUs of each; without GPUs, times one."""
-    return Trials.of(config, records).seconds / 3600 * (config.resources.gpus or 1.0)
+    return TrialTable.of(config, records).seconds / 3600 * (config.resources.gpus or 1.0)

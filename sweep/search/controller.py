@@ -1,7 +1,7 @@
-"""Where a result becomes durable and a decision is made: event log first, then study.
+"""Decides about trials and records them: in the event log first, then in the study.
 
-The executor asks three things: what to run next, whether to go on after a report, and to note how a trial ended. All of
-it is deterministic in what study and event log hold, so a driver may be killed between any two lines.
+An executor asks what to train next, whether a trial continues after a report, and tells how it ended. Every decision is
+a function of study and event log, so the driver may be killed between any two lines.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from sweep.core.config import SweepConfig
 from sweep.core.trial import Assignment, State, TrialRecord
 from sweep.search.objectives import broken_limit
 from sweep.search.pruners import should_prune
-from sweep.search.rungs import ladder, pauses
-from sweep.search.scheduler import Step, next_step, worst_paused
+from sweep.search.rungs import ladder, pause_epochs
+from sweep.search.scheduler import Action, next_action, worst_paused
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind
 from sweep.storage.sweep_folder import CED_FILE
@@ -25,21 +25,21 @@ OBJECTIVE = "best_nme"
 
 
 class Log(Protocol):
-    """What the ledger needs of an event log."""
+    """What the controller needs of an event log."""
 
     def append(self, event: Event) -> None: ...
 
     def read(self) -> Iterable[tuple[Event, int]]: ...
 
 
-class Ledger:
-    """Hands out trials, takes their reports, decides, and remembers.
+class SweepController:
+    """Hands out trials, records their reports and decides about them.
 
     Args:
         config: the sweep.
         study: the truth about trials.
         log: the full history of metrics.
-        clock: seconds that pass while the sweep runs.
+        clock: seconds, of which only differences count.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Ledger:
         self._epochs = config.train.optim.epochs
         self._live: set[int] = set()
         self._seconds: dict[int, float] = {r.number: 0.0 for r in study.records}
-        self._catch_up_study()
+        self._reconcile()
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Sets who is told after every event that was noted."""
+        """Sets the function that is called after every recorded event."""
         self._listener = listener
 
     @property
@@ -64,12 +64,12 @@ class Ledger:
         return self._study.records
 
     def record(self, number: int) -> TrialRecord:
-        """What is known of one trial."""
+        """One trial."""
         return self._study.record(number)
 
     @property
     def leader(self) -> TrialRecord | None:
-        """The trial with the lowest NME, whether it is complete or not."""
+        """The trial with the lowest NME, complete or not."""
         return self._study.trials.leader
 
     @property
@@ -79,26 +79,26 @@ class Ledger:
 
     @property
     def live(self) -> int:
-        """Trials that are running now."""
+        """Number of running trials."""
         return len(self._live)
 
     def next_trial(self) -> Assignment | None:
-        """The next trial: one that a dead driver left behind, a paused one, a new one or a repeat.
+        """The next trial: an orphan of a killed driver, a paused one, a new one or a repeat.
 
-        None if there is nothing to do now; while trials run, there may be later. Once none runs, the sweep is over, and
-        those that are still paused have been stopped for good. Of an orphan whose report was the last that was noted it
-        is decided now whether it goes on, waits or has ended.
+        None if there is nothing to do; while trials are running, there may be later. Once none is running, the sweep
+        has ended, and the paused trials have been pruned. If an orphan's report was the last event of the log, the
+        decision about it was never made: it is made here.
         """
         while self._orphans:
             number = self._orphans.pop(0)
             record = self._study.record(number)
             if number != self._undecided or self._decide(number, record.epochs):
                 return self._start(self._study.record(number))
-        while step := self._next_step():
-            if step.kind == "resume":
-                return self._start(self._study.record(step.number))
-            if step.kind == "repeat":
-                return self._start(self._study.repeat(step.number, step.seed))
+        while action := self._next_action():
+            if action.kind == "resume":
+                return self._start(self._study.record(action.number))
+            if action.kind == "repeat":
+                return self._start(self._study.repeat(action.number, action.seed))
             if (new := self._study.ask()) is not None:
                 return self._start(new)
             self._full = True
@@ -108,27 +108,27 @@ class Ledger:
                     self.end(record.number, State.PRUNED)
         return None
 
-    def _next_step(self) -> Step | None:
-        return next_step(self._config, self._study.trials, self._live, self._hours, full=self._full)
+    def _next_action(self) -> Action | None:
+        return next_action(self._config, self._study.trials, self._live, self._hours, full=self._full)
 
     @property
     def _hours(self) -> float:
         return (self._clock() - self._began) / 3600
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
-        """Notes one epoch of a trial; returns whether the trial shall go on.
+        """Records one epoch of a trial; returns whether the trial continues.
 
-        An epoch that was noted before (a retry from an older checkpoint) changes nothing.
+        An epoch that was recorded before (a retry from an older checkpoint) changes nothing.
         """
         if number not in self._live:
             return False
         if epoch in self._study.record(number).curve:
             return True
         self._note(Event(EventKind.REPORT, number, {"step": epoch, "metrics": metrics}))
-        return self._take(number, epoch, metrics)
+        return self._tell_study(number, epoch, metrics)
 
     def end(self, number: int, state: State, reason: str | None = None) -> None:
-        """Notes how a trial ended."""
+        """Records how a trial ended."""
         record = self._study.record(number)
         if record.state.finished:
             return
@@ -139,71 +139,74 @@ class Ledger:
         self._note_end(self._study.record(number))
 
     def interrupt(self) -> None:
-        """Notes that all running trials were stopped on request, to be gone on with by the next call."""
+        """Records that all running trials were stopped on request; the next call resumes them."""
         for number in sorted(self._live):
             self._note(Event(EventKind.TRIAL_INTERRUPTED, number))
         self._live.clear()
 
     def note_retry(self, number: int, attempt: int) -> None:
-        """Notes that a crashed trial starts again from its checkpoint."""
+        """Records that a crashed trial is restarted from its checkpoint."""
         record = self._study.record(number)
         if not record.state.finished:  # a worker may die after its trial's end
             self._note(Event(EventKind.TRIAL_STARTED, number, {**self._started(record), "attempt": attempt}))
 
     def _start(self, record: TrialRecord) -> Assignment:
         self._live.add(record.number)
-        self._study.hold(record.number, State.RUNNING)
+        self._study.set_state(record.number, State.RUNNING)
         started = self._started(record)
         self._note(Event(EventKind.TRIAL_STARTED, record.number, started))
-        waits = tuple(pauses(self._config, record))
-        saved = any(epoch <= record.epochs for epoch in waits)
-        return Assignment(record.number, self._config.trial_config(record), waits, saved)
+        pauses = tuple(pause_epochs(self._config, record))
+        saved = any(epoch <= record.epochs for epoch in pauses)
+        return Assignment(record.number, self._config.trial_config(record), pauses, saved)
 
     def _started(self, record: TrialRecord) -> dict[str, object]:
         config = self._config.trial_config(record)
-        repeat = {} if record.repeats is None else {"seed": record.seed, "repeats": record.repeats}
+        repeat = {} if record.replicate_of is None else {"seed": record.seed, "repeats": record.replicate_of}
         return {"params": record.params, "config": config.tree(), "hash": config.identity(), **repeat}
 
-    def _take(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
-        """The part of a report that the event log alone can repeat: study and decision."""
+    def _tell_study(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
+        """Tells the study and decides: the part of a report that follows from the event log."""
         self._seconds[number] = self._seconds.get(number, 0.0) + metrics["epoch_seconds"]
         self._study.report(number, epoch, metrics[OBJECTIVE], metrics, self._seconds[number])
         return self._decide(number, epoch)
 
     def _decide(self, number: int, epoch: int) -> bool:
-        """Whether a trial goes on after its last report; ends it, or pauses it, if not."""
+        """Whether a trial continues after its last report; if not, it has been ended or paused."""
         record, pruner = self._study.record(number), self._config.pruner
         limits = self._config.limits
         if limits.given and (reason := broken_limit(limits, record.metrics, self._config.train.replace(record.params))):
             self.end(number, State.INFEASIBLE, reason)
             return False
-        if epoch >= self._epochs or record.repeats is not None:
+        if epoch >= self._epochs or record.replicate_of is not None:
             return True
         if should_prune(pruner, ladder(self._config), number, epoch, self._study.curves):
             self.end(number, State.PRUNED)
             return False
-        return epoch not in pauses(self._config, record) or self._goes_on(number)
+        return epoch not in pause_epochs(self._config, record) or self._is_promoted(number)
 
-    def _goes_on(self, number: int) -> bool:
-        """Whether a trial at a rung is what its slot does next, so that it need not stop; pauses it, if not."""
-        self._study.hold(number, State.PAUSED)
-        live = {*self._live, *self._orphans} - {number}  # those that go on, also after a driver that was killed
-        step = next_step(self._config, self._study.trials, live, self._hours, full=self._full)
-        if step == Step("resume", number):
-            self._study.hold(number, State.RUNNING)
+    def _is_promoted(self, number: int) -> bool:
+        """Whether a trial at a rung is the next action of its own slot; if not, it has been paused."""
+        self._study.set_state(number, State.PAUSED)
+        live = {*self._live, *self._orphans} - {number}  # orphans of a killed driver are resumed, too
+        action = next_action(self._config, self._study.trials, live, self._hours, full=self._full)
+        if action == Action("resume", number):
+            self._study.set_state(number, State.RUNNING)
             return True
-        self._live.discard(number)
-        self._note(Event(EventKind.TRIAL_PAUSED, number))
-        self._make_room()
+        self._pause(number)
         return False
 
-    def _make_room(self) -> None:
-        """Stops the worst for good where more are paused than shall be kept."""
+    def _pause(self, number: int) -> None:
+        self._live.discard(number)
+        self._note(Event(EventKind.TRIAL_PAUSED, number))
+        self._limit_paused()
+
+    def _limit_paused(self) -> None:
+        """Prunes the worst paused trials while there are more than `pruner.paused`."""
         while (worst := worst_paused(self._config, self._study.trials)) is not None:
             self.end(worst.number, State.PRUNED)
 
-    def _catch_up_study(self) -> None:
-        """Brings to the study what a killed driver had logged and not told it, and to the log what it had told."""
+    def _reconcile(self) -> None:
+        """Brings to the study what a killed driver had logged but not told it, and to the log what it had told it."""
         ended: set[int] = set()
         last: dict[int, EventKind] = {}
         self._undecided: int | None = None
@@ -221,10 +224,10 @@ class Ledger:
         self._orphans = [number for number in self._orphans if number not in paused]
         for record in self._study.records:
             if record.number in paused and not record.state.finished:
-                self._study.hold(record.number, State.PAUSED)
+                self._study.set_state(record.number, State.PAUSED)
             if record.state.finished and record.number not in ended:
                 self._note_end(record)
-        self._make_room()
+        self._limit_paused()
 
     def _note_end(self, record: TrialRecord) -> None:
         picture = self._config.trial_folder(record.number) / CED_FILE

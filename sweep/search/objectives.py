@@ -1,4 +1,4 @@
-"""What is minimised besides the NME, which limits hold, and who dominates whom. Pure."""
+"""Second objectives, limits and Pareto dominance. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 from sweep.core.config import LimitsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.rungs import Rung
-from sweep.search.trial_table import Trials
+from sweep.search.trial_table import TrialTable
 from trainer.config import TrainConfig
 
 _SPEED = "images_per_second"
@@ -42,28 +42,27 @@ def pareto_front(objective: str, records: Sequence[TrialRecord]) -> list[TrialRe
     return front
 
 
-def compared(config: SweepConfig, trials: Trials) -> list[tuple[int, Rung]]:
-    """Who has come to each rung, by its epoch, rising: in the order of NME, or of how many are better in both."""
+def ranked_rungs(config: SweepConfig, trials: TrialTable) -> list[tuple[int, Rung]]:
+    """The rungs by epoch, ascending, ranked by NME; with a second objective, by how many trials dominate each."""
     if len(config.objectives) == 1:
         return list(trials.rungs.items())
     cost = costs(config.objectives[1], trials)
     found = []
     for epoch, rung in trials.rungs.items():
-        standings = dict(_dominated(rung.arrived, cost))
-        waiting = {number for _, number in rung.waiting}
-        found.append((epoch, Rung.of(standings, waiting)))
+        ranks = dict(_dominance_rank(rung.reached, cost))
+        found.append((epoch, Rung.of(ranks, {number for _, number in rung.paused})))
     return found
 
 
-def _dominated(arrived: Iterable[tuple[float, int]], cost: Mapping[int, float]) -> Iterable[tuple[int, float]]:
-    """How many trials are better than each in NME and in cost; of equals, the NME decides by a part of one.
+def _dominance_rank(reached: Iterable[tuple[float, int]], cost: Mapping[int, float]) -> Iterable[tuple[int, float]]:
+    """By number, how many trials are better in both NME and cost; a fraction below one breaks ties by NME.
 
     Args:
-        arrived: NME and number of those that are compared, rising.
-        cost: by number.
+        reached: (NME, number) of the trials to rank, ascending.
+        cost: the second objective by number, lower is better.
     """
-    seen: list[float] = []  # costs of those with a lower NME, rising
-    for nme, equals in groupby(arrived, lambda arrival: arrival[0]):
+    seen: list[float] = []  # costs of those with a lower NME, ascending
+    for nme, equals in groupby(reached, lambda entry: entry[0]):
         own = [(number, cost.get(number, math.inf)) for _, number in equals]
         for number, c in own:
             yield number, bisect_left(seen, c) + nme / (nme + 1) if math.isfinite(nme) else math.inf
@@ -72,12 +71,12 @@ def _dominated(arrived: Iterable[tuple[float, int]], cost: Mapping[int, float]) 
 
 
 def broken_limit(limits: LimitsConfig, metrics: Mapping[str, float], config: TrainConfig) -> str | None:
-    """Why a trial may not go on, such as 'memory_gb 5.1, the limit is 4'; None where it keeps all limits.
+    """The limit that a trial exceeds, such as 'memory_gb 5.1, the limit is 4'; None if it keeps all limits.
 
     Args:
         limits: of the sweep.
         metrics: of the trial's last epoch.
-        config: of the trial; its batch size tells how long a pass takes.
+        config: of the trial; its batch size and speed give the seconds of a step.
     """
     speed = metrics.get("images_per_second", math.nan)
     step = config.optim.batch_size / speed if speed else math.inf

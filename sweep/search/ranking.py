@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweep.core.trial import State, TrialRecord
-from sweep.search.replicates import contenders
+from sweep.search.replicates import runs_by_config
 
-_ORDER = {
+_STATE_ORDER = {
     State.COMPLETE: 0,
     State.PRUNED: 1,
     State.PAUSED: 1,
@@ -19,34 +19,35 @@ _ORDER = {
 
 
 def rank(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Best first: complete trials, then stopped, paused and running ones by NME, then those that cannot be used.
+    """Best first: complete trials; pruned, paused and running ones by NME; then infeasible, diverged and failed ones.
 
     Of the complete ones, configurations that were repeated with other seeds come first, by their mean NME, each with
     its repeats behind it; the others come by their NME. Ties keep the order of their numbers.
     """
-    places = {c.trial.number: i for i, c in enumerate(contenders(records))}
+    position = {c.trial.number: i for i, c in enumerate(runs_by_config(records))}
 
     def key(r: TrialRecord) -> tuple[int, int, int, float, int]:
-        first = r.number if r.repeats is None else r.repeats
-        place = places.get(first, len(places)) if r.state is State.COMPLETE else 0
-        return _ORDER[r.state], place, first if r.state is State.COMPLETE else 0, *standing(r)[1:]
+        first = r.number if r.replicate_of is None else r.replicate_of
+        if r.state is not State.COMPLETE:
+            return _STATE_ORDER[r.state], 0, 0, *sort_key(r)[1:]
+        return _STATE_ORDER[r.state], position.get(first, len(position)), first, *sort_key(r)[1:]
 
     return sorted(records, key=key)
 
 
-def standing(record: TrialRecord) -> tuple[int, float, int]:
-    """What trials are compared by one by one: state, NME, number."""
+def sort_key(record: TrialRecord) -> tuple[int, float, int]:
+    """Orders single trials: by state, NME, number."""
     nme = record.best_nme if record.best_nme is not None else float("inf")
-    return _ORDER[record.state], nme, record.number
+    return _STATE_ORDER[record.state], nme, record.number
 
 
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The winner; None while no trial is complete.
 
-    Of the configurations that were repeated, and those that are surely better, the one with the lowest mean NME, by its
-    first trial; where none was repeated, the complete trial with the lowest NME.
+    Among the configurations with repeats, and those better than them beyond noise, the one with the lowest mean NME,
+    named by its first trial; without repeats, the complete trial with the lowest NME.
     """
     complete = [r for r in records if r.state is State.COMPLETE and r.best_nme is not None]
-    if any(r.repeats is not None for r in complete) and (found := contenders(complete)):
+    if any(r.replicate_of is not None for r in complete) and (found := runs_by_config(complete)):
         return found[0].trial
-    return min((r for r in complete if r.repeats is None), key=standing, default=None)
+    return min((r for r in complete if r.replicate_of is None), key=sort_key, default=None)

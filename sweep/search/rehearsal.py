@@ -1,4 +1,4 @@
-"""How many epochs a sweep will still take: its scheduler plays the rest of it, with trials of random quality. Pure."""
+"""How many epochs a sweep will still take, by simulating the rest of it with trials of random quality. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from statistics import fmean
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.pruners import should_prune
-from sweep.search.rungs import ladder, pauses
-from sweep.search.scheduler import Step, next_step, worst_paused
-from sweep.search.trial_table import Trials
+from sweep.search.rungs import ladder, pause_epochs
+from sweep.search.scheduler import Action, next_action, worst_paused
+from sweep.search.trial_table import TrialTable
 
-_PLAYS = 5  # with other random qualities, of which the mean is taken
-_TRIALS = 100  # new ones are played at most; of more, each is reckoned like these
-_NOISE = 0.03  # between runs of one configuration, relative
-_BEYOND = 0.1  # how much better than the best known, or worse than the worst, a trial may turn out, relative
+_SIMULATIONS = 5  # averaged, each with other random qualities
+_MAX_NEW = 100  # new trials simulated; the extent of more is extrapolated
+_NOISE = 0.03  # relative standard deviation between runs of one configuration
+_BEYOND = 0.1  # relative margin by which a new trial may be better or worse than all known ones
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What is expected to come.
+    """The expected rest of a sweep.
 
     Attributes:
         epochs: of all trials together.
@@ -39,13 +39,13 @@ class Extent:
 def expected_extent(
     config: SweepConfig, slots: int, records: Sequence[TrialRecord] = (), shares: Mapping[int, float] | None = None
 ) -> Extent | None:
-    """What a sweep will still take; None where only time ends it.
+    """How many epochs a sweep will still take; None if only time ends it.
 
     Args:
         config: the sweep.
-        slots: trials side by side.
+        slots: parallel trials.
         records: all trials so far, by number.
-        shares: how much of their running epoch running trials have behind them, by number.
+        shares: part of its running epoch that each running trial has done, by number.
     """
     shares = shares or {}
     budget = None
@@ -55,11 +55,11 @@ def expected_extent(
     if trials is None:
         return None if budget is None else Extent(budget, budget / slots)
     new = max(0, trials - len(records))
-    played = {"trials": len(records) + min(new, _TRIALS), "epochs": None, "hours": None, "device_hours": None}
-    sweep, known = config.model_copy(update=played), _known(records)
-    plays = [_Play(sweep, slots, random.Random(seed), records, shares, known).rest() for seed in range(_PLAYS)]
-    scale = max(1.0, new / _TRIALS)
-    epochs, rounds = fmean(p.epochs for p in plays) * scale, fmean(p.rounds for p in plays) * scale
+    simulated = {"trials": len(records) + min(new, _MAX_NEW), "epochs": None, "hours": None, "device_hours": None}
+    sweep, known = config.model_copy(update=simulated), _known(records)
+    runs = [_Rehearsal(sweep, slots, random.Random(s), records, shares, known).rest() for s in range(_SIMULATIONS)]
+    scale = max(1.0, new / _MAX_NEW)
+    epochs, rounds = fmean(r.epochs for r in runs) * scale, fmean(r.rounds for r in runs) * scale
     within = 1.0 if budget is None else min(1.0, budget / max(epochs, 1e-9))
     return Extent(epochs * within, rounds * within)
 
@@ -77,96 +77,96 @@ def _known(records: Sequence[TrialRecord]) -> _Known:
     return found
 
 
-class _Play:
-    """One way in which the rest may go. A trial keeps its rank (0 best, 1 worst) among all that come to an epoch."""
+class _Rehearsal:
+    """One simulation of the rest. A trial keeps its rank (0 best, 1 worst) among all trials at every epoch."""
 
     def __init__(
         self,
         config: SweepConfig,
         slots: int,
-        chance: random.Random,
+        rng: random.Random,
         records: Sequence[TrialRecord],
         shares: Mapping[int, float],
         known: _Known,
     ) -> None:
-        self._config, self._slots, self._chance, self._known = config, slots, chance, known
-        self._trials, self._rungs = Trials(config, records), ladder(config)
+        self._config, self._slots, self._rng, self._known = config, slots, rng, known
+        self._trials, self._rungs = TrialTable(config, records), ladder(config)
         self._began = self._trials.epochs + sum(shares.values())
         self._ranks: dict[int, float] = {}
-        self._ends: list[
-            tuple[float, int]
-        ] = []  # of what runs: when it will have come as far as it surely goes, number
+        self._ends: list[tuple[float, int]] = []  # of running trials: time of the next decision, number
         self._now = 0.0
         for record in records:
             if not record.state.finished:
                 self._ranks[record.number] = self._rank(record)
             if record.state is State.RUNNING:
-                self._go_on(record, shares.get(record.number, 0.0))
+                self._resume(record, shares.get(record.number, 0.0))
 
     def rest(self) -> Extent:
-        """Plays to the end."""
+        """Simulates the sweep to its end."""
         self._fill()
         while self._ends:
             self._now, number = heapq.heappop(self._ends)
-            self._arrive(number)
+            self._decide(number)
             self._fill()
         return Extent(self._trials.epochs - self._began, self._now)
 
     def _fill(self) -> None:
-        """Starts what fits."""
-        while len(self._ends) < self._slots and (step := next_step(self._config, self._trials, self._live, 0.0)):
-            if step.kind == "resume":
-                record = replace(self._trials[step.number], state=State.RUNNING)
+        """Starts trials in all free slots."""
+        while len(self._ends) < self._slots and (action := next_action(self._config, self._trials, self._live, 0.0)):
+            if action.kind == "resume":
+                record = replace(self._trials[action.number], state=State.RUNNING)
             else:
                 record = TrialRecord(len(self._trials), {})
-                self._ranks[record.number] = self._chance.random()
-                if step.kind == "repeat":
-                    record = replace(record, seed=step.seed, repeats=step.number)
-            self._go_on(record)
+                self._ranks[record.number] = self._rng.random()
+                if action.kind == "repeat":
+                    record = replace(record, seed=action.seed, replicate_of=action.number)
+            self._resume(record)
 
     @property
     def _live(self) -> set[int]:
         return {number for _, number in self._ends}
 
-    def _go_on(self, record: TrialRecord, share: float = 0.0) -> None:
-        self._trials.put(record)
-        heapq.heappush(self._ends, (self._now + self._stop(record.number) - record.epochs - share, record.number))
+    def _resume(self, record: TrialRecord, share: float = 0.0) -> None:
+        self._trials.upsert(record)
+        heapq.heappush(
+            self._ends, (self._now + self._decision_epoch(record.number) - record.epochs - share, record.number)
+        )
 
-    def _stop(self, number: int) -> int:
-        """The epoch at which is decided next about a trial that runs."""
-        return self._trials.stops[number] if self._config.pruner.pauses else self._trials[number].epochs + 1
+    def _decision_epoch(self, number: int) -> int:
+        """The epoch at which the next decision about a running trial is made."""
+        return self._trials.next_rung[number] if self._config.pruner.pauses else self._trials[number].epochs + 1
 
-    def _arrive(self, number: int) -> None:
-        """A trial has come to its next stop; what becomes of it."""
-        epoch = self._stop(number)
+    def _decide(self, number: int) -> None:
+        """A trial has reached the epoch of a decision: completes, stops, pauses or resumes it."""
+        epoch = self._decision_epoch(number)
         record = replace(self._trials[number], curve={**self._trials[number].curve, epoch: self._nme(number, epoch)})
-        self._trials.put(record)
+        self._trials.upsert(record)
         if epoch >= self._config.train.optim.epochs:
-            self._trials.put(replace(record, state=State.COMPLETE))
-        elif record.repeats is not None:
-            self._go_on(record)
+            self._trials.upsert(replace(record, state=State.COMPLETE))
+        elif record.replicate_of is not None:
+            self._resume(record)
         elif should_prune(self._config.pruner, self._rungs, number, epoch, {r.number: r.curve for r in self._trials}):
-            self._trials.put(replace(record, state=State.PRUNED))
-        elif epoch not in pauses(self._config, record):
-            self._go_on(record)
+            self._trials.upsert(replace(record, state=State.PRUNED))
+        elif epoch not in pause_epochs(self._config, record):
+            self._resume(record)
         else:
-            self._trials.put(replace(record, state=State.PAUSED))
-            if next_step(self._config, self._trials, self._live, 0.0) == Step("resume", number):
-                self._go_on(record)
+            self._trials.upsert(replace(record, state=State.PAUSED))
+            if next_action(self._config, self._trials, self._live, 0.0) == Action("resume", number):
+                self._resume(record)
             while (worst := worst_paused(self._config, self._trials)) is not None:
-                self._trials.put(replace(worst, state=State.PRUNED))
+                self._trials.upsert(replace(worst, state=State.PRUNED))
 
     def _rank(self, record: TrialRecord) -> float:
         if record.best_nme is None:
-            return self._chance.random()
+            return self._rng.random()
         others = self._known[record.epochs]
         return bisect_right(others, record.best_nme) / (len(others) + 1)
 
     def _nme(self, number: int, epoch: int) -> float:
-        """Of its rank among those that are known after this epoch; where none is, the rank is as good as any."""
+        """The quantile at the trial's rank of all NMEs known after this epoch; without any, the rank itself."""
         record = self._trials[number]
-        if record.repeats is not None:
-            return (self._trials[record.repeats].best_nme or 1.0) * self._chance.gauss(1.0, _NOISE)
+        if record.replicate_of is not None:
+            return (self._trials[record.replicate_of].best_nme or 1.0) * self._rng.gauss(1.0, _NOISE)
         rank, others = self._ranks[number], self._known.get(epoch, ())
         if not others:
             return 1.0 + rank

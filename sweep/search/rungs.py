@@ -1,8 +1,8 @@
-"""Rungs: the epochs at which trials are compared, and who has come to one.
+"""Rungs: the epochs at which trials are compared, and which trials have reached them.
 
-A trial that comes to a rung pauses there, unless it is what its slot would choose to do next, and may go on at any time
-later: successive halving with promotion (Li et al., MLSys 2020, algorithm 2). All trials share one ladder, whose first
-rung is late enough for a value to mean something.
+A trial that reaches a rung pauses there unless it would be promoted at once, and may be promoted at any later time:
+asynchronous successive halving (Li et al., MLSys 2020, algorithm 2). All trials share one bracket, whose first rung is
+late enough for a value to say something about the end of training.
 """
 
 from __future__ import annotations
@@ -16,53 +16,53 @@ from dataclasses import dataclass, field
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
 
-_EARLIEST = 2  # epoch of a first rung: after one epoch, the order of trials may say nothing about the end
-_PART = 27  # of a whole training that the first rung comes after
-_DESIGN = 14  # trials: a rung tells the better third, of which there must be some to choose among
-_LAST_STEP = 1.3  # the last rung is at least so many times as late as the one before
-USELESS = (State.DIVERGED, State.INFEASIBLE)  # worse than all others, at every rung
+_MIN_FIRST_RUNG = 2  # epoch; after a single one, the ranking of trials may be unrelated to the final one
+_FIRST_RUNG_DIVISOR = 27  # the first rung is at this fraction of a whole training
+_FIRST_DESIGN = 14  # trials: a rung identifies the better third, so a few of them must be in it
+_MIN_LAST_RATIO = 1.3  # between the epochs of the last two rungs
+USELESS = (State.DIVERGED, State.INFEASIBLE)  # rank behind all others at every rung
 
 
 def ladder(config: SweepConfig) -> tuple[int, ...]:
-    """The epochs at which trials are compared, rising; the last is that of a whole training."""
+    """The epochs at which trials are compared, ascending; the last one is the end of training."""
     return rung_epochs(config.pruner.min_epochs, config.pruner.reduction, config.train.optim.epochs)
 
 
 @functools.cache
 def rung_epochs(first: int | None, reduction: int, epochs: int) -> tuple[int, ...]:
-    """The ladder of a training of so many epochs, from a first rung that is given or follows from them."""
-    rung = max(_EARLIEST, math.ceil(epochs / _PART)) if first is None else first
+    """The rungs of a training of `epochs` epochs; without `first`, the first rung is derived from their number."""
+    rung = max(_MIN_FIRST_RUNG, math.ceil(epochs / _FIRST_RUNG_DIVISOR)) if first is None else first
     found: list[int] = []
-    while rung < epochs and (not found or rung * _LAST_STEP < epochs):
+    while rung < epochs and (not found or rung * _MIN_LAST_RATIO < epochs):
         found.append(rung)
         rung *= reduction
     return (*found, epochs)
 
 
 def first_design(config: SweepConfig) -> int:
-    """How many trials come to the first rung before any goes on from it, or is suggested by what was learnt."""
+    """Size of the initial design: trials that reach the first rung before any is promoted or suggested by a model."""
     if config.sampler.startup_trials is not None:
         return config.sampler.startup_trials
-    return _DESIGN if config.trials is None else min(_DESIGN, math.ceil(config.trials / 2))
+    return _FIRST_DESIGN if config.trials is None else min(_FIRST_DESIGN, math.ceil(config.trials / 2))
 
 
-def pauses(config: SweepConfig, record: TrialRecord) -> Sequence[int]:
-    """The epochs after which a trial may have to wait for others, rising; a repeat never waits."""
-    return ladder(config)[:-1] if config.pruner.pauses and record.repeats is None else ()
+def pause_epochs(config: SweepConfig, record: TrialRecord) -> Sequence[int]:
+    """The epochs after which a trial may be paused, ascending; a repeat is never paused."""
+    return ladder(config)[:-1] if config.pruner.pauses and record.replicate_of is None else ()
 
 
-def next_stop(config: SweepConfig, record: TrialRecord) -> int:
-    """The epoch up to which a trial runs for sure, once it runs: its next rung or its last epoch."""
-    gone = record.epochs
-    return next((pause for pause in pauses(config, record) if pause > gone), config.train.optim.epochs)
+def next_rung(config: SweepConfig, record: TrialRecord) -> int:
+    """The epoch that a trial is trained to without another decision: its next rung, or its last epoch."""
+    ahead = (epoch for epoch in pause_epochs(config, record) if epoch > record.epochs)
+    return next(ahead, config.train.optim.epochs)
 
 
 def arrivals(config: SweepConfig, record: TrialRecord) -> dict[int, float]:
-    """The rungs that a trial counts at, with its NME there; of a failed one nothing is known.
+    """The rungs at which a trial is ranked, and its NME there (a fraction); none for failed trials and repeats.
 
-    One that is of no use is the worst at all that it has come to, and at the one that it was on its way to.
+    A diverged or infeasible trial ranks last (infinite) at every rung it has reached and at the one it was heading for.
     """
-    if record.repeats is not None or record.state is State.FAILED:
+    if record.replicate_of is not None or record.state is State.FAILED:
         return {}
     rungs = ladder(config)
     found = {rung: record.curve[rung] for rung in rungs if rung in record.curve}
@@ -73,34 +73,34 @@ def arrivals(config: SweepConfig, record: TrialRecord) -> dict[int, float]:
 
 @dataclass
 class Rung:
-    """Who has come to a rung, and who of them waits there: (value, number) in order, the best first."""
+    """The trials that have reached a rung and those paused at it: (value, number), best first."""
 
-    arrived: list[tuple[float, int]] = field(default_factory=list)
-    waiting: list[tuple[float, int]] = field(default_factory=list)
+    reached: list[tuple[float, int]] = field(default_factory=list)
+    paused: list[tuple[float, int]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, values: dict[int, float], waiting: Collection[int]) -> Rung:
-        """The same from values by number; less is better, and of equals the older."""
-        placed = sorted((value, number) for number, value in values.items())
-        return cls(placed, [(value, number) for value, number in placed if number in waiting])
+    def of(cls, values: dict[int, float], paused: Collection[int]) -> Rung:
+        """Builds a rung from values by trial number; lower is better, ties go to the older trial."""
+        ranked = sorted((value, number) for number, value in values.items())
+        return cls(ranked, [(value, number) for value, number in ranked if number in paused])
 
-    def come(self, number: int, value: float) -> None:
-        """Notes that a trial has come."""
-        insort(self.arrived, (value, number))
+    def add(self, number: int, value: float) -> None:
+        """Adds a trial that has reached the rung."""
+        insort(self.reached, (value, number))
 
-    def forget(self, number: int, value: float) -> None:
-        """Notes that it counts no longer with this value."""
-        del self.arrived[bisect_left(self.arrived, (value, number))]
+    def remove(self, number: int, value: float) -> None:
+        """Removes a trial that was added with this value."""
+        del self.reached[bisect_left(self.reached, (value, number))]
 
-    def wait(self, number: int, value: float) -> None:
-        """Notes that it is paused there."""
-        insort(self.waiting, (value, number))
+    def pause(self, number: int, value: float) -> None:
+        """Marks a trial as paused at the rung."""
+        insort(self.paused, (value, number))
 
-    def leave(self, number: int, value: float) -> None:
-        """Notes that it no longer is."""
-        del self.waiting[bisect_left(self.waiting, (value, number))]
+    def resume(self, number: int, value: float) -> None:
+        """Marks a trial as no longer paused."""
+        del self.paused[bisect_left(self.paused, (value, number))]
 
-    def deserving(self, reduction: int) -> list[tuple[float, int]]:
-        """Those who wait and are among the best 1/reduction, rounded down, of all that have come."""
-        places = len(self.arrived) // reduction
-        return self.waiting[: bisect_right(self.waiting, self.arrived[places - 1])] if places else []
+    def promotable(self, reduction: int) -> list[tuple[float, int]]:
+        """The paused trials among the best 1/`reduction` of all that have reached the rung, rounded down."""
+        quota = len(self.reached) // reduction
+        return self.paused[: bisect_right(self.paused, self.reached[quota - 1])] if quota else []

@@ -1,7 +1,7 @@
 """The study: the truth about trials, in Optuna's database.
 
-Only the driver process touches it. Learning curves are kept in memory besides, so that a report costs one write. While
-the database is away or locked, the driver waits for it: each of its steps can be taken again after half of it was.
+Only the driver process accesses it. Learning curves are also kept in memory, so that a report costs one write. While
+the database is unavailable or locked, the driver waits for it: every write may be repeated after it failed halfway.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sweep.core.config import SweepConfig, differences, with_younger
 from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.redaction import redact
-from sweep.core.retry import Patience
+from sweep.core.retry import Backoff
 from sweep.core.trial import Params, State, TrialRecord
 from sweep.search.sampling.sampler import Sampler, distribution
-from sweep.search.scheduler import next_step
-from sweep.search.trial_table import Trials
+from sweep.search.scheduler import next_action
+from sweep.search.trial_table import TrialTable
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_PATIENCE = 900.0  # seconds that the driver waits for a database that is away, before it gives up
+_MAX_UNAVAILABLE = 900.0  # seconds that the driver waits for the database
 _DECISIVE, _STATE, _REASON, _SECONDS, _SEED, _REPEATS = "decisive", "state", "reason", "seconds", "seed", "repeats"
 _ID = "id"
-_REDRAWS = 50  # suggestions that were all tried before, after which a finite space counts as searched
+_MAX_ATTEMPTS = 50  # suggestions of configurations that were tried before, after which the space counts as exhausted
 
-_TOLD = {
+_OPTUNA_STATES = {
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.DIVERGED: TrialState.PRUNED,
@@ -44,11 +44,10 @@ _TOLD = {
 
 
 class Study:
-    """Suggests, records and remembers trials.
+    """Suggests configurations and records trials.
 
-    Suggestions depend on the seed, the trial's number and what the study holds at that time, not on how often the
-    driver was restarted. All that touches the database waits while it is away, and raises StudyStorageError when that
-    takes too long.
+    A suggestion is a function of the seed, the trial's number and the trials so far, not of restarts of the driver.
+    Every access to the database waits while it is unavailable, and raises StudyStorageError after 15 minutes.
     """
 
     def __init__(self, study: optuna.Study, config: SweepConfig) -> None:
@@ -56,14 +55,14 @@ class Study:
         self._distributions = {d.key: distribution(d) for d in config.dimensions}
         trials = study.get_trials()
         self._live = {t.number: Trial(study, t._trial_id) for t in trials if not t.state.is_finished()}
-        self._trials = Trials(config, map(_record, trials))
+        self._trials = TrialTable(config, map(_record, trials))
         self._sampler = Sampler(config, self._trials)
         self._curves = {r.number: r.curve for r in self._trials if r.curve}
         self._tried = {_key(r.params) for r in self._trials}
 
     @classmethod
     def open(cls, url: str, config: SweepConfig) -> Study:
-        """Creates the study of a sweep in a database, or opens the one of its name.
+        """Opens the study of a sweep's name in a database, or creates it.
 
         Raises:
             StudyStorageError: the database cannot be opened.
@@ -85,12 +84,12 @@ class Study:
 
     @classmethod
     def in_memory(cls, config: SweepConfig) -> Study:
-        """A study that ends with the process, for simulations."""
+        """A study without a database, for simulations."""
         return cls(optuna.create_study(), config)
 
     @property
     def id(self) -> str:
-        """Of this study alone, also among those of its name that were deleted."""
+        """Unique, also among deleted studies of the same name."""
         return str(self._study.user_attrs[_ID])
 
     @property
@@ -99,52 +98,51 @@ class Study:
         return list(self._trials)
 
     @property
-    def trials(self) -> Trials:
-        """The same, as decisions are made on them; changes with every report."""
+    def trials(self) -> TrialTable:
+        """The table of all trials, updated by every report."""
         return self._trials
 
     @property
     def curves(self) -> Mapping[int, Mapping[int, float]]:
-        """Learning curves of all trials that have reported."""
+        """Learning curves by trial: epoch -> best NME so far (a fraction)."""
         return self._curves
 
-    def satisfies(self) -> bool:
-        """Whether nothing is left to run; what time alone allows is."""
+    def is_finished(self) -> bool:
+        """Whether the sweep has nothing left to train; a sweep that only time ends always has."""
         full = len(self._tried) == self._config.points
         ended = all(r.state.finished for r in self._trials)
-        return ended and next_step(self._config, self._trials, (), 0.0, full=full) is None
+        return ended and next_action(self._config, self._trials, (), 0.0, full=full) is None
 
     def record(self, number: int) -> TrialRecord:
-        """What the study knows of one trial."""
+        """One trial."""
         return self._trials[number]
 
     def ask(self) -> TrialRecord | None:
-        """Starts the next trial: a known configuration if one is left, else what the sampler suggests.
+        """Starts the next trial with the next known configuration or, without one, a suggestion of the sampler.
 
-        What was tried before is not tried again, known or not: None where all that is suggested was, so that a finite
-        space is full.
+        No configuration is tried twice. None if everything suggested was tried before: a finite space is exhausted.
         """
         number = len(self._trials)
-        own = number - self._trials.repeats  # known ones are counted without the repeats
+        own = number - self._trials.replicates  # index among the search trials
         if len(self._tried) == self._config.points:
             return None
         for fixed in [*self._config.trials_known[own : own + 1], {}]:
-            for attempt in range(_REDRAWS):
+            for attempt in range(_MAX_ATTEMPTS):
                 params = self._sampler.suggest(number, fixed, attempt)
                 if _key(params) not in self._tried:
                     return self._start(TrialRecord(number, params))
-                if params.keys() <= fixed.keys():  # nothing of it is drawn
+                if params.keys() <= fixed.keys():  # nothing is left to suggest
                     break
         return None
 
     def repeat(self, number: int, seed: int) -> TrialRecord:
-        """Starts a trial with the parameters of another one and another seed of the training."""
+        """Starts a trial with the parameters of another one and another training seed."""
         params = dict(self._trials[number].params)
-        return self._start(TrialRecord(len(self._trials), params, seed=seed, repeats=number))
+        return self._start(TrialRecord(len(self._trials), params, seed=seed, replicate_of=number))
 
     def _start(self, record: TrialRecord) -> TrialRecord:
-        """Notes a new trial; in one step, so that no driver can die with half of it done."""
-        attributes = {_SEED: record.seed, _REPEATS: record.repeats} if record.repeats is not None else {}
+        """Records a new trial in one transaction, so that a killed driver leaves all of it or nothing."""
+        attributes = {_SEED: record.seed, _REPEATS: record.replicate_of} if record.replicate_of is not None else {}
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=record.params,
@@ -152,20 +150,21 @@ class Study:
             user_attrs=attributes,
         )
         study_id, storage = self._study._study_id, self._study._storage
-        trial_id = self._patiently(
-            lambda: storage.create_new_trial(study_id, template_trial=template), lambda: self._begun(record.number)
+        trial_id = self._with_retry(
+            lambda: storage.create_new_trial(study_id, template_trial=template),
+            lambda: self._running_trial_id(record.number),
         )
         self._live[record.number] = Trial(self._study, trial_id)
-        self._trials.put(record)
+        self._trials.upsert(record)
         self._tried.add(_key(record.params))
         return record
 
     def report(
         self, number: int, epoch: int, nme: float, metrics: Mapping[str, float] | None = None, seconds: float = 0.0
     ) -> bool:
-        """Notes the best validation NME after an epoch; False if that epoch was noted before and nothing changes.
+        """Records the best validation NME (a fraction) after an epoch; False if that epoch was recorded before.
 
-        All metrics and the seconds trained so far are kept in memory only; the event log has them for good.
+        Metrics and the seconds trained so far are kept in memory only; the event log makes them durable.
         """
         record = self._trials[number]
         if metrics is not None:
@@ -173,12 +172,12 @@ class Study:
             record = self._trials[number]
         if epoch in record.curve or record.state.finished:
             return False
-        self._patiently(lambda: self._live[number].report(nme, epoch))
+        self._with_retry(lambda: self._live[number].report(nme, epoch))
         self._curves[number] = {**record.curve, epoch: nme}
         self._change(number, curve=self._curves[number], seconds=seconds)
         return True
 
-    def hold(self, number: int, state: State) -> None:
+    def set_state(self, number: int, state: State) -> None:
         """Marks an unfinished trial as RUNNING or PAUSED, in memory only."""
         self._change(number, state=state)
 
@@ -188,7 +187,7 @@ class Study:
         if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
             raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
         seconds = round(seconds, 3)  # as it is stored, or the leaderboard would change when the study is opened again
-        self._patiently(lambda: self._tell(self._live[number], state, seconds, reason))
+        self._with_retry(lambda: self._tell(self._live[number], state, seconds, reason))
         del self._live[number]
         self._change(number, state=state, reason=reason, seconds=seconds)
 
@@ -199,40 +198,40 @@ class Study:
             trial.set_user_attr(_REASON, reason)
         value = self._trials[trial.number].best_nme if state is State.COMPLETE else None
         if self._study._storage.get_trial(trial._trial_id).state is TrialState.RUNNING:  # else told, but not answered
-            self._study.tell(trial, value, state=_TOLD[state])
+            self._study.tell(trial, value, state=_OPTUNA_STATES[state])
 
-    def _patiently(self, step: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
-        """Takes a step that needs the database, and takes it again while that is away.
+    def _with_retry(self, call: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
+        """Retries a database call with back-off while the database is unavailable or locked.
 
         Args:
-            step: what to do; taking it twice is the same as once, unless `done` finds what the first has done.
-            done: what an attempt has done that seemed to fail; None where it has done nothing.
+            call: idempotent, or with a `done` that tells whether it has happened.
+            done: the result of an attempt that succeeded although its answer was lost; None if it did not.
         """
-        patience, attempt = Patience(_PATIENCE), step
+        backoff, attempt = Backoff(_MAX_UNAVAILABLE), call
         while True:
             try:
                 return attempt()
             except Exception as error:
-                if not (reason := _absence(error)):
+                if not (reason := _unavailable_reason(error)):
                     raise
-                if patience.over:
+                if backoff.over:
                     raise StudyStorageError(f"study: its database is away or locked ({reason})") from None
-                if attempt is step:
+                if attempt is call:
                     logger.warning("the study's database is away or locked, waiting for it (%s)", reason)
-                attempt = lambda: done() or step()  # noqa: E731
-            patience.wait()
+                attempt = lambda: done() or call()  # noqa: E731
+            backoff.wait()
 
-    def _begun(self, number: int) -> int | None:
-        """The id of the trial of this number, where the database has it although nobody was told."""
+    def _running_trial_id(self, number: int) -> int | None:
+        """The id of a running trial of this number in the database; None if there is none."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return next((trial._trial_id for trial in running if trial.number == number), None)
 
     def _change(self, number: int, **changes: Any) -> None:
-        self._trials.put(TrialRecord(**{**vars(self._trials[number]), **changes}))
+        self._trials.upsert(TrialRecord(**{**vars(self._trials[number]), **changes}))
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
-    """SQLite waits a minute for another process's lock; a server's dropped connections are noticed before use."""
+    """Storage that waits a minute for SQLite's lock, and tests a server's connections before it uses them."""
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": 60}
@@ -247,8 +246,8 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
         raise StudyStorageError(f"study = {redact(url)!r}: cannot be opened as a database ({reason})") from None
 
 
-def _absence(error: BaseException) -> str:
-    """Why the database cannot answer now; empty where waiting would not help."""
+def _unavailable_reason(error: BaseException) -> str:
+    """Why the database cannot answer now; empty if waiting would not help."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (OperationalError, InterfaceError)):
@@ -272,5 +271,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         trial.user_attrs.get(_REASON),
         trial.user_attrs.get(_SECONDS, 0.0),
         seed=trial.user_attrs.get(_SEED),
-        repeats=trial.user_attrs.get(_REPEATS),
+        replicate_of=trial.user_attrs.get(_REPEATS),
     )

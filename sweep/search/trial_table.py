@@ -1,4 +1,4 @@
-"""All trials of a sweep with what decisions ask of them, kept up to date: none of them looks through ten thousand."""
+"""All trials of a sweep, indexed for the decisions of the search, so that none of them scans ten thousand records."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from sweep.core.config import SweepConfig
-from sweep.core.trial import State, TrialRecord, keep
-from sweep.search.rungs import USELESS, Rung, arrivals, ladder, next_stop
+from sweep.core.trial import State, TrialRecord
+from sweep.search.rungs import USELESS, Rung, arrivals, ladder, next_rung
 
 _LOST = (*USELESS, State.FAILED)
 
 
-class Trials(Sequence[TrialRecord]):
+class TrialTable(Sequence[TrialRecord]):
     """The records of a sweep, by number.
 
     Attributes:
         epochs: of all trials together.
-        complete: how many have come to their end, repeats apart.
-        repeats: how many are repeats.
-        settled: how many have come to the first rung or have ended before it, repeats apart.
-        rungs: who has come to each rung, by its epoch, rising.
-        leader: the trial with the lowest NME, whether it is complete or not.
-        gone: epochs that each trial has behind it, by number.
-        stops: the epoch up to which each trial runs for sure, once it runs, by number.
+        complete: number of complete trials, without repeats.
+        replicates: number of repeats.
+        settled: number of trials that have reached the first rung or ended before it, without repeats.
+        rungs: by epoch, ascending.
+        leader: the trial with the lowest NME, complete or not.
+        epochs_done: by number.
+        next_rung: by number, the epoch that a trial is trained to without another decision, see `rungs.next_rung`.
     """
 
     def __init__(self, config: SweepConfig, records: Iterable[TrialRecord] = ()) -> None:
@@ -33,18 +33,18 @@ class Trials(Sequence[TrialRecord]):
         self._paused: dict[int, TrialRecord] = {}
         self._early: dict[int, TrialRecord] = {}
         self._finalists: dict[int, TrialRecord] = {}
-        self._microseconds = 0  # whole ones: the sum of floats would depend on the order in which they came
-        self.epochs = self.complete = self.repeats = self.settled = 0
+        self._microseconds = 0  # whole ones: a sum of floats would depend on the order of the reports
+        self.epochs = self.complete = self.replicates = self.settled = 0
         self.rungs = {epoch: Rung() for epoch in ladder(config)}
-        self.gone: dict[int, int] = {}
-        self.stops: dict[int, int] = {}
+        self.epochs_done: dict[int, int] = {}
+        self.next_rung: dict[int, int] = {}
         self.leader: TrialRecord | None = None
         for record in records:
-            self.put(record)
+            self.upsert(record)
 
     @classmethod
-    def of(cls, config: SweepConfig, records: Sequence[TrialRecord]) -> Trials:
-        """The same records; at no cost where they are kept like this already."""
+    def of(cls, config: SweepConfig, records: Sequence[TrialRecord]) -> TrialTable:
+        """A table of the records; the records themselves if they are one."""
         return records if isinstance(records, cls) else cls(config, records)
 
     def __len__(self) -> int:
@@ -54,21 +54,21 @@ class Trials(Sequence[TrialRecord]):
         return self._records[number]
 
     def __iter__(self) -> Iterator[TrialRecord]:
-        return iter(list(self._records.values()))  # copied in one step: the live table looks from another thread
+        return iter(list(self._records.values()))  # a copy, made in one step: the terminal reads it from another thread
 
     @property
     def paused(self) -> Collection[TrialRecord]:
-        """Those that wait for others."""
+        """The paused trials."""
         return self._paused.values()
 
     @property
     def early(self) -> list[int]:
-        """Those that run and have not come to the first rung yet, repeats apart, by number."""
+        """Numbers of the trials on their way to the first rung, ascending, without repeats."""
         return sorted(self._early)
 
     @property
     def finalists(self) -> Sequence[TrialRecord]:
-        """The complete ones and all repeats, by number: what is known of winners."""
+        """The complete trials and all repeats by number: all that the choice of the winner depends on."""
         return [self._finalists[number] for number in sorted(self._finalists)]
 
     @property
@@ -76,64 +76,69 @@ class Trials(Sequence[TrialRecord]):
         """Training time of all trials, to the microsecond."""
         return self._microseconds / 1e6
 
-    def put(self, record: TrialRecord) -> None:
-        """Takes in a new trial, or what is known of one by now. Curves only ever grow."""
+    def upsert(self, record: TrialRecord) -> None:
+        """Adds a trial, or replaces its record by a newer one, whose curve may only be longer."""
         before = self._records.get(record.number)
         self._records[record.number] = record
         if before is not None:
             self._count(before, -1)
         self._count(record, 1)
-        self._mark(record, before)
-        self.gone[record.number], self.stops[record.number] = record.epochs, next_stop(self._config, record)
-        keep(self._finalists, record, record.state is State.COMPLETE or record.repeats is not None)
-        keep(self._paused, record, record.state is State.PAUSED)
-        keep(self._early, record, record.repeats is None and not self._has_settled(record))
-        self._follow(record)
+        self._update_rungs(record, before)
+        self.epochs_done[record.number], self.next_rung[record.number] = record.epochs, next_rung(self._config, record)
+        _set_member(self._finalists, record, record.state is State.COMPLETE or record.replicate_of is not None)
+        _set_member(self._paused, record, record.state is State.PAUSED)
+        _set_member(self._early, record, record.replicate_of is None and not self._has_settled(record))
+        self._update_leader(record)
 
     def _count(self, record: TrialRecord, sign: int) -> None:
         self.epochs += sign * record.epochs
-        self.complete += sign * (record.state is State.COMPLETE and record.repeats is None)
-        self.repeats += sign * (record.repeats is not None)
+        self.complete += sign * (record.state is State.COMPLETE and record.replicate_of is None)
+        self.replicates += sign * (record.replicate_of is not None)
         self.settled += sign * self._has_settled(record)
         self._microseconds += sign * round(record.seconds * 1e6)
 
     def _has_settled(self, record: TrialRecord) -> bool:
-        return record.repeats is None and (record.state.finished or record.epochs >= next(iter(self.rungs)))
+        return record.replicate_of is None and (record.state.finished or record.epochs >= next(iter(self.rungs)))
 
-    def _follow(self, record: TrialRecord) -> None:
-        """Finds the leader, now that this is known of a trial."""
+    def _update_leader(self, record: TrialRecord) -> None:
         if self.leader is not None and self.leader.number == record.number and not _may_lead(record):
-            self.leader = min(filter(_may_lead, self._records.values()), key=_standing, default=None)
-        elif _may_lead(record) and (self.leader is None or _standing(record) <= _standing(self.leader)):
+            self.leader = min(filter(_may_lead, self._records.values()), key=_order, default=None)
+        elif _may_lead(record) and (self.leader is None or _order(record) <= _order(self.leader)):
             self.leader = record
 
-    def _mark(self, record: TrialRecord, before: TrialRecord | None) -> None:
-        """Notes the rungs at which a trial counts, and at which it waits."""
+    def _update_rungs(self, record: TrialRecord, before: TrialRecord | None) -> None:
         known = {} if before is None else arrivals(self._config, before)
         now = arrivals(self._config, record)
         if known != now:
             for epoch, value in known.items():
-                self.rungs[epoch].forget(record.number, value)
+                self.rungs[epoch].remove(record.number, value)
             for epoch, value in now.items():
-                self.rungs[epoch].come(record.number, value)
+                self.rungs[epoch].add(record.number, value)
         if before is not None and before.state is State.PAUSED:
-            self._rung_of(before).leave(before.number, _stand(before))
+            self._rung_of(before).resume(before.number, _objective(before))
         if record.state is State.PAUSED:
-            self._rung_of(record).wait(record.number, _stand(record))
+            self._rung_of(record).pause(record.number, _objective(record))
 
     def _rung_of(self, record: TrialRecord) -> Rung:
-        """Where a trial waits: at its epoch, or at the rung before it, if another version has paused it."""
+        """The rung at which a trial is paused: the last one up to its epoch (older versions had other rungs)."""
         passed = [epoch for epoch in self.rungs if epoch <= record.epochs]
         return self.rungs[passed[-1]] if passed else next(iter(self.rungs.values()))
 
 
-def _stand(record: TrialRecord) -> float:
+def _set_member(group: dict[int, TrialRecord], record: TrialRecord, belongs: bool) -> None:
+    if belongs:
+        group[record.number] = record
+    else:
+        group.pop(record.number, None)
+
+
+def _objective(record: TrialRecord) -> float:
     return math.inf if record.best_nme is None else record.best_nme
 
 
-def _standing(record: TrialRecord) -> tuple[float, int]:
-    return _stand(record), record.number
+def _order(record: TrialRecord) -> tuple[float, int]:
+    return _objective(record), record.number
 
 
 def _may_lead(record: TrialRecord) -> bool:
-    return record.repeats is None and math.isfinite(_stand(record)) and record.state not in _LOST
+    return record.replicate_of is None and math.isfinite(_objective(record)) and record.state not in _LOST

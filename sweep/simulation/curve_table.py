@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sweep.core.trial import Params, Value
-from sweep.simulation.recorded_curves import Curve, Curves, Metric
+from sweep.simulation.recorded_curves import Curve, Metric, RecordedCurves
 from trainer.errors import ConfigError
 from trainer.settings import nearest
 
@@ -21,7 +21,7 @@ _NO_PARAMETERS = (_EPOCH, _SEED, _SECONDS, _TRAINING)
 _MARGIN = 1e-3  # of the range of a metric that is not positive, by which its lowest value is put above zero
 
 
-def read_table(path: Path, metric: str, *, maximize: bool, keys: Sequence[str] | None) -> Curves:
+def read_table(path: Path, metric: str, *, maximize: bool, keys: Sequence[str] | None) -> RecordedCurves:
     """Reads a table whose columns are parameters, `epoch`, metrics, and perhaps `trial`, `seed` and `seconds`.
 
     Epochs may be counted in any unit: the first that is in the table is 1, the next is 2. A training whose metric ends
@@ -57,7 +57,7 @@ def read_table(path: Path, metric: str, *, maximize: bool, keys: Sequence[str] |
     curves = tuple(_curves(path, frame, metric, given, {step: i for i, step in enumerate(steps)}))
     if not any(len(curve.nme) == len(steps) for curve in curves):
         raise ConfigError(f"{path}: holds no training of all {len(steps)} epochs")
-    return Curves(len(steps), curves, {"table": path.name}, shown)
+    return RecordedCurves(len(steps), curves, {"table": path.name}, shown)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import build_sweep, read_tree
 from sweep.core.trial import TrialRecord, Value
-from sweep.simulation.recorded_curves import Curves
+from sweep.simulation.recorded_curves import RecordedCurves
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.settings import apply_overrides
@@ -36,7 +36,7 @@ def space_keys(path: str | Path | None, overrides: Mapping[str, str]) -> list[st
     return list(tree["space"]) if isinstance(tree.get("space"), dict) else None
 
 
-def load_foreign(path: str | Path | None, overrides: Mapping[str, str], curves: Curves) -> ForeignSweep:
+def load_foreign(path: str | Path | None, overrides: Mapping[str, str], curves: RecordedCurves) -> ForeignSweep:
     """Reads a sweep file, or only overrides; what they leave open is taken from the curves: space and epochs.
 
     Raises:
@@ -51,7 +51,7 @@ def load_foreign(path: str | Path | None, overrides: Mapping[str, str], curves: 
     return config
 
 
-def space_of(curves: Curves) -> dict[str, dict[str, list[Value]]]:
+def space_of(curves: RecordedCurves) -> dict[str, dict[str, list[Value]]]:
     """The smallest space that holds all recorded configurations, in the form of a sweep file.
 
     Numbers are ranges, in logarithms where they are wide; all else is choices. What never changes is left out.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.trial import Params, State
 from sweep.storage.sweep_folder import find_sweep
 from trainer.errors import ConfigError
@@ -64,7 +64,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Curves:
+class RecordedCurves:
     """Trainings of one task. `made` says how: versions, threads, data and config."""
 
     epochs: int
@@ -73,7 +73,7 @@ class Curves:
     metric: Metric = NME
 
     @classmethod
-    def load(cls, path: Path) -> Curves:
+    def load(cls, path: Path) -> RecordedCurves:
         """Reads what `save` wrote.
 
         Raises:
@@ -95,7 +95,7 @@ class Curves:
         return found
 
     @classmethod
-    def of_sweeps(cls, sweeps: Sequence[Sweep]) -> Curves:
+    def of_sweeps(cls, sweeps: Sequence[SweepResult]) -> RecordedCurves:
         """The complete and the diverged trials of sweeps of one task, whose seeds may differ.
 
         Raises:
@@ -135,12 +135,12 @@ def _read(keys: list[str], epochs: int, values: list[Any], seed: int, nme: list[
     return Curve(params, seed, tuple(nme), tuple(seconds))
 
 
-def _tags(sweep: Sweep) -> dict[str, str]:
+def _tags(sweep: SweepResult) -> dict[str, str]:
     return {key: value for key, value in sorted(sweep.tags.items()) if key.startswith(_KEPT_TAGS)}
 
 
-def _recorded(sweep: Sweep) -> Iterable[Curve]:
-    for number, rows in sorted(sweep.rows.items()):
+def _recorded(sweep: SweepResult) -> Iterable[Curve]:
+    for number, rows in sorted(sweep.history_by_trial.items()):
         record = sweep.records[number]
         if record.state in (State.COMPLETE, State.DIVERGED):
             ordered = [rows[epoch] for epoch in sorted(rows)]
@@ -149,12 +149,12 @@ def _recorded(sweep: Sweep) -> Iterable[Curve]:
             yield Curve(dict(record.params), seed, nme, tuple(row["epoch_seconds"] for row in ordered))
 
 
-def read_curves(names: Sequence[str], output: Path) -> Curves:
+def read_curves(names: Sequence[str], output: Path) -> RecordedCurves:
     """One file of recorded curves, or sweeps by name in the output folder or by folder.
 
     Raises:
         ConfigError: there is no such file or sweep, or it cannot be read.
     """
     if len(names) == 1 and Path(names[0]).is_file():
-        return Curves.load(Path(names[0]))
-    return Curves.of_sweeps([load(find_sweep(name, output)) for name in names])
+        return RecordedCurves.load(Path(names[0]))
+    return RecordedCurves.of_sweeps([load(find_sweep(name, output)) for name in names])

@@ -19,7 +19,7 @@ from sweep.core.config import SweepConfig
 from sweep.core.formatting import format_seconds
 from sweep.simulation.recorded_curves import NME, Metric
 from sweep.simulation.simulator import History, simulate
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SurrogateTask
 
 _ROWS = 8  # of the table of one sweep
 _BUDGETS = 4  # columns of the table of several, each twice the one before
@@ -29,11 +29,11 @@ _POINTS = 40  # at which the regret of a sweep is looked at
 _LEAST = 1e-3  # of a sweep's regret after one training: what is less counts as this, before the logarithm is taken
 _SAME = 1e-9  # difference of what is the same
 
-Job = tuple[SweepConfig, Task, int, int]  # as `simulate` takes it
+Job = tuple[SweepConfig, SurrogateTask, int, int]  # as `simulate` takes it
 
 
 def simulate_all(
-    sweeps: Mapping[str, SweepConfig], task: Task, slots: int, repeats: int, processes: int
+    sweeps: Mapping[str, SweepConfig], task: SurrogateTask, slots: int, repeats: int, processes: int
 ) -> dict[str, list[History]]:
     """Each sweep so many times, with the seeds of its config and after it; without the trials at the end.
 

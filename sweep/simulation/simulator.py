@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import Params, State, TrialRecord
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.ranking import best
 from sweep.search.sampling.sampler import derived_seed
 from sweep.search.study import Study
-from sweep.simulation.surrogate import Task
+from sweep.simulation.surrogate import SurrogateTask
 from sweep.storage.event_log import Event
 
 _NOISE = 7  # tells the seeds of noise from those of suggestions
@@ -81,7 +81,7 @@ class _Memory:
 
 
 class Searcher(Protocol):
-    """Who decides in a simulation: a `sweep.search.controller.Ledger`, or another tool that is compared with it."""
+    """What decides in a simulation: a `sweep.search.controller.SweepController`, or a peer that is compared with it."""
 
     def next_trial(self) -> Numbered | None: ...
 
@@ -109,7 +109,7 @@ class Clock:
 Choose = Callable[[TrialRecord | None, TrialRecord], TrialRecord]  # chosen before, just reported -> chosen now
 
 
-def simulate(config: SweepConfig, task: Task, slots: int, seed: int) -> History:
+def simulate(config: SweepConfig, task: SurrogateTask, slots: int, seed: int) -> History:
     """Runs a sweep to its end.
 
     Args:
@@ -121,15 +121,15 @@ def simulate(config: SweepConfig, task: Task, slots: int, seed: int) -> History:
     config = config.model_copy(update={"seed": seed})
     vars(config).pop("trials_known", None)  # was remembered for the other seed
     clock = Clock()
-    ledger = Ledger(config, Study.in_memory(config), _Memory(), lambda: clock.hours * 3600)
-    history = play(ledger, task, slots, seed, partial(_choice, ledger), clock, hours=config.hours or math.inf)
-    history.records = ledger.records
+    controller = SweepController(config, Study.in_memory(config), _Memory(), lambda: clock.hours * 3600)
+    history = play(controller, task, slots, seed, partial(_choice, controller), clock, hours=config.hours or math.inf)
+    history.records = controller.records
     return history
 
 
 def play(
     searcher: Searcher,
-    task: Task,
+    task: SurrogateTask,
     slots: int,
     seed: int,
     choose: Choose,
@@ -162,10 +162,10 @@ def play(
             idle += 1
             continue
         nme = float(curves[number][epoch - 1])
-        goes_on = searcher.report(number, epoch, {"best_nme": nme, "epoch_seconds": task.seconds(epoch)})
+        should_continue = searcher.report(number, epoch, {"best_nme": nme, "epoch_seconds": task.seconds(epoch)})
         if epoch == task.epochs:
             searcher.end(number, State.COMPLETE)
-        if goes_on and epoch < task.epochs:
+        if should_continue and epoch < task.epochs:
             train(number)
         else:
             idle += 1
@@ -174,13 +174,13 @@ def play(
     return history
 
 
-def best_so_far(task: Task, params: Params, seed: int, number: int) -> NDArray[np.float64]:
+def best_so_far(task: SurrogateTask, params: Params, seed: int, number: int) -> NDArray[np.float64]:
     """The lowest NME by epoch of trial `number` of a simulation: (E,), or shorter where it diverges."""
     return np.minimum.accumulate(task.curve(params, derived_seed(seed, number, _NOISE)))
 
 
-def _choice(ledger: Ledger, before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
+def _choice(controller: SweepController, before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
     """What the sweep would choose now, if the trial that leads were complete: it will be."""
-    leader = [] if ledger.leader is None else [replace(ledger.leader, state=State.COMPLETE)]
-    others = [r for r in ledger.finalists if not leader or r.number != leader[0].number]
+    leader = [] if controller.leader is None else [replace(controller.leader, state=State.COMPLETE)]
+    others = [r for r in controller.finalists if not leader or r.number != leader[0].number]
     return best([*others, *leader]) or before or reported

@@ -16,11 +16,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.analysis.surface import place
+from sweep.analysis.surface import encode_unit_cube
 from sweep.core.search_space import Dimension
 from sweep.core.trial import Params, Value
 from sweep.search.sampling.unit_cube import UnitCube
-from sweep.simulation.recorded_curves import Curve, Curves
+from sweep.simulation.recorded_curves import Curve, RecordedCurves
 from trainer.errors import ConfigError
 
 _DRAWS = 64  # of the noise, over which a true NME is the mean
@@ -28,7 +28,7 @@ _CLOSE = 1e-9  # to an end of the space, in its coordinates
 _NEIGHBOURS = 4  # repeated configurations whose noise a point may get
 
 
-class Task(ABC):
+class SurrogateTask(ABC):
     """What a simulation trains on: any point of the space has a learning curve, for any seed.
 
     Attributes:
@@ -55,7 +55,7 @@ class Task(ABC):
         """The lowest true NME there is."""
 
 
-class RecordedTask(Task):
+class RecordedTask(SurrogateTask):
     """A task between recorded trainings.
 
     Args:
@@ -68,7 +68,7 @@ class RecordedTask(Task):
         ConfigError: a parameter was not recorded, or with values that the space cannot have.
     """
 
-    def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
+    def __init__(self, curves: RecordedCurves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
         for d in dimensions:
             _check_recorded(d, [c.params[d.key] for c in curves.curves if d.key in c.params])
         self.epochs, self._recorded, self._dimensions = epochs or curves.epochs, curves.epochs, dimensions
@@ -91,7 +91,7 @@ class NearestTask(RecordedTask):
     Nothing is made up, as between many parameters there is nothing to go by.
     """
 
-    def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
+    def __init__(self, curves: RecordedCurves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
         super().__init__(curves, dimensions, epochs)
         choices = {d.key: d.choices for d in dimensions if d.kind == "choice"}
         inside = [all(c[0].params.get(k, v[0]) in v for k, v in choices.items()) for c in self._cells]
@@ -138,10 +138,10 @@ class SmoothTask(RecordedTask):
     diverged, so does the simulated one.
     """
 
-    def __init__(self, curves: Curves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
+    def __init__(self, curves: RecordedCurves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
         super().__init__(curves, dimensions, epochs)
         cells = self._cells
-        self._points = np.array([place(dimensions, cell[0].params) for cell in cells])  # (C, D)
+        self._points = np.array([encode_unit_cube(dimensions, cell[0].params) for cell in cells])  # (C, D)
         shortest = [min(len(curve.nme) for curve in cell) for cell in cells]
         self._dies = [math.ceil(length * self.epochs / curves.epochs) for length in shortest]
         logs = [np.log([_stretched(c.nme, self.epochs) for c in cell]) if cell else None for cell in self._whole]
@@ -178,7 +178,7 @@ class SmoothTask(RecordedTask):
         return float(np.exp(self._mean(distance) + noise).min(1).mean())
 
     def _distance(self, params: Params) -> NDArray[np.float64]:
-        return np.linalg.norm(self._points - np.array(place(self._dimensions, params)), axis=1)
+        return np.linalg.norm(self._points - np.array(encode_unit_cube(self._dimensions, params)), axis=1)
 
     def _mean(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         scaled = (distance - distance[self._known].min()) * (distance + distance[self._known].min()) / self._width**2

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 
 from sweep.core.errors import StorageError
 from sweep.core.redaction import redact
-from sweep.core.retry import Patience
+from sweep.core.retry import Backoff
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
-_PATIENCE = 600.0  # seconds that an upload or download waits for a storage that is away
+_MAX_UNAVAILABLE = 600.0  # seconds that an upload or download waits for a storage that is away
 _HOPELESS = re.compile("ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH", re.IGNORECASE)
 _OWNER = "owner"  # beside a trial's files: who may write them
 
@@ -82,7 +82,7 @@ class Storage:
                 temporary.unlink(missing_ok=True)
             return True
 
-        return self._patiently(copy)
+        return self._with_retry(copy)
 
     def push(self, source: Path, path: Path) -> None:
         """Copies a file to where `path` lies in the storage; a reader sees the old one or the whole new one."""
@@ -92,7 +92,7 @@ class Storage:
                 while block := file.read(1 << 22):
                     stream.write(block)
 
-        self._patiently(copy)
+        self._with_retry(copy)
 
     def delete(self, path: Path) -> None:
         """Deletes a file where there is one."""
@@ -102,15 +102,15 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):
                 filesystem.delete_file(f"{place}/{self._key(path)}")
 
-        self._patiently(remove)
+        self._with_retry(remove)
 
     def take_over(self, folder: Path, token: str) -> None:
         """Makes the holder of the token the one who may write a trial's files."""
-        self._patiently(lambda: self._write(folder / _OWNER, token.encode()))
+        self._with_retry(lambda: self._write(folder / _OWNER, token.encode()))
 
     def held_by(self, folder: Path, token: str) -> bool:
         """Whether nobody has taken the trial over since."""
-        return bool(self._patiently(lambda: self._read(folder / _OWNER)) == token.encode())
+        return bool(self._with_retry(lambda: self._read(folder / _OWNER)) == token.encode())
 
     def _write(self, path: Path, content: bytes) -> None:
         with self._replacing(path) as stream:
@@ -161,20 +161,20 @@ class Storage:
             connect_timeout=10, request_timeout=60, allow_delayed_open=True, **options
         ), self.uri.removeprefix("s3://")
 
-    def _patiently(self, step: Callable[[], T]) -> T:
+    def _with_retry(self, step: Callable[[], T]) -> T:
         """Takes a step that needs the storage, and takes it again while that is away; raises StorageError at last."""
-        patience, warned = Patience(_PATIENCE), False
+        backoff, warned = Backoff(_MAX_UNAVAILABLE), False
         while True:
             try:
                 return step()
             except OSError as error:
                 hopeless = isinstance(error, (FileNotFoundError, PermissionError)) or _HOPELESS.search(str(error))
-                if hopeless or patience.over:
+                if hopeless or backoff.over:
                     raise self._named(error) from None
                 if not warned:
                     logger.warning("%s, waiting for it", self._named(error))
                     warned = True
-            patience.wait()
+            backoff.wait()
 
     def _named(self, error: OSError) -> StorageError:
         return StorageError(f"storage {redact(self.uri)} cannot be used: {redact(str(error)).splitlines()[0][:300]}")

@@ -14,7 +14,7 @@ from sweep.core.errors import StorageError, TrackingUnavailable
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import CED_FILE, EVENTS_FILE, MLFLOW_STATE_FILE
-from sweep.tracking.projector import Projector
+from sweep.tracking.projector import MlflowSync
 from trainer.metric_names import rate_label, rate_names
 from trainer.metrics import auc, ced, failure_rate
 from trainer.run_folder import FACES_FILE
@@ -50,11 +50,11 @@ def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float) -> None:
     temporary.replace(path)
 
 
-def make_projector(config: SweepConfig, storage: Storage | None = None) -> Projector:
+def make_mlflow_sync(config: SweepConfig, storage: Storage | None = None) -> MlflowSync:
     """The projection of a sweep's event log into its MLflow store; files that are not here come from the storage."""
     output = config.folder.parent
     uri = resolve_uri(config.mlflow_uri, output)
-    return Projector(
+    return MlflowSync(
         config.folder / EVENTS_FILE,
         uri,
         config.mlflow_experiment,
@@ -75,14 +75,14 @@ def _supply(storage: Storage | None, threshold: float, path: Path) -> None:
 
 def mlflow_page(config: SweepConfig) -> str:
     """Where the sweep's experiment lies on an MLflow server, in the view for training (its first is another)."""
-    number = make_projector(config).experiment_id
+    number = make_mlflow_sync(config).experiment_id
     return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
 
 
 def send(config: SweepConfig) -> bool:
     """Sends to MLflow what it lacks of a sweep; False, with a warning logged, when that is not possible now."""
     try:
-        make_projector(config).catch_up()
+        make_mlflow_sync(config).catch_up()
     except TrackingUnavailable as error:
         logger.warning("%s", error)
         return False

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """What the writer needs of a `sweep.tracking.projector.Projector`."""
+    """What the writer needs of a `sweep.tracking.projector.MlflowSync`."""
 
     def catch_up(self) -> int: ...
 

@@ -29,7 +29,7 @@ _CHUNK = 1000  # events between two saves of the progress
 _GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"})  # as for a deleted run
 
 
-class Projector:
+class MlflowSync:
     """Sends the event log of one sweep to MLflow, from where it stopped last.
 
     Args:

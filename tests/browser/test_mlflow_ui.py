@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from waiting import PATIENCE
 
 from sweep.storage.event_log import Event, EventKind
-from sweep.tracking.projector import Projector
+from sweep.tracking.projector import MlflowSync
 from trainer.config import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def many(sweep, server) -> None:
     log = folder / "events.jsonl"
     log.write_bytes(b"".join(lines))
     uri = f"sqlite:///{sweep.output / 'mlflow.db'}"
-    Projector(log, uri, "many trials", folder / "mlflow.json", folder / "mlartifacts").catch_up()
+    MlflowSync(log, uri, "many trials", folder / "mlflow.json", folder / "mlartifacts").catch_up()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from trainer.config import DataConfig
 from trainer.data.crop_cache import load_split
-from trainer.data.face_table import Faces, read_split
+from trainer.data.face_table import FaceTable, read_split
 from trainer.errors import DataError
 
 WFLW_LINES, WFLW_FILES, W300_POINTS, W300_LISTS, COCO_ENTRIES, COCO_FILES = 3500, 1000, 2000, 1000, 2000, 1000
@@ -125,7 +125,7 @@ class Checked:
         self.config, self.listing = config, listing
         self.loaded = self.refused = 0
 
-    def __call__(self, written: int, place: str | None = None) -> Faces | None:
+    def __call__(self, written: int, place: str | None = None) -> FaceTable | None:
         left = self._left_out(written, place)
         try:
             faces = read_split(self.config, "train")

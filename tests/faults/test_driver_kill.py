@@ -47,7 +47,7 @@ DURING = [
     "file:../.mlflow.db.new",  # while MLflow makes its tables
 ]
 AT_THE_END = [
-    "before:sweep.driver.outputs:Results.update:{last}",
+    "before:sweep.driver.outputs:SweepOutputs.update:{last}",
     "after:sweep.driver.session:_sweep_ended:1",
     "before:sweep.tracking.background_writer:BackgroundWriter.close:1",
 ]

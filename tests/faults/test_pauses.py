@@ -138,9 +138,9 @@ def test_a_sweep_pauses_resumes_and_repeats(calm):
 @pytest.mark.long
 def test_a_driver_killed_around_pauses_and_resumptions_decides_as_one_that_nobody_disturbed(calm, tmp_path):
     sweep = Sweep(tmp_path / "home", settings=SETTINGS)
-    kill(sweep, "before:sweep.search.controller:Ledger._pause:2")  # its report is in the log, its pause is not
+    kill(sweep, "before:sweep.search.controller:SweepController._pause:2")  # its report is in the log, its pause is not
     assert len(now_paused(sweep.events())) == 1
-    kill(sweep, "after:sweep.search.controller:Ledger._pause:1")  # the same, which this call decides first
+    kill(sweep, "after:sweep.search.controller:SweepController._pause:1")  # the same, which this call decides first
     assert len(now_paused(sweep.events())) >= 1
     assert {t.state for t in sweep.study().trials} == {TrialState.RUNNING}  # the study knows of no pauses
     before = len(resumed(sweep.events()))
@@ -214,7 +214,7 @@ def damaged(last: Path) -> None:
 @pytest.mark.long
 def test_a_paused_trial_whose_checkpoint_is_gone_or_damaged_fails_by_name_and_the_sweep_goes_on(tmp_path):
     sweep = Sweep(tmp_path / "home", settings=WAITING)
-    kill(sweep, "after:sweep.search.controller:Ledger._pause:2")
+    kill(sweep, "after:sweep.search.controller:SweepController._pause:2")
     assert now_paused(sweep.events()) == {0, 1}
     lasts = [folder(sweep, trial) / "last.pt" for trial in (0, 1)]
     for last, spoil in zip(lasts, (deleted, damaged), strict=True):

@@ -98,7 +98,9 @@ def told(sweep: Sweep) -> dict:
         "home": str(sweep.home),
         "best": read.best.number,
         "trials": {r.number: [r.state.value, r.best_nme, r.epochs, r.params, r.seed] for r in read.records.values()},
-        "history": {n: {epoch: row["val/nme"] for epoch, row in rows.items()} for n, rows in read.rows.items()},
+        "history": {
+            n: {epoch: row["val/nme"] for epoch, row in rows.items()} for n, rows in read.history_by_trial.items()
+        },
         "findings": sorted(read.findings),
         "best_config": yaml.safe_load((sweep.folder / "best.yaml").read_text()),
         "landmarks": LandmarkPredictor(best).predict(drawn())[0].tolist(),

@@ -75,7 +75,7 @@ def training_batches(split: CropSplit, config: TrainConfig, epoch: int, *, pin: 
     order = epoch_order(len(split.images), config.run.seed, epoch)
     size = config.optim.batch_size
     whole = [order[i * size : (i + 1) * size] for i in range(batches_per_epoch(len(order), size))]
-    chunks = [chunk[distributed.share(len(chunk))] for chunk in whole]
+    chunks = [chunk[distributed.shard(len(chunk))] for chunk in whole]
     flip = np.array(config.data.landmarks.flip)
 
     def assemble(chunk: NDArray[np.intp]) -> Batch:

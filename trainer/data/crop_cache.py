@@ -32,7 +32,7 @@ from trainer import metrics, synthetic
 from trainer.coords import crop_matrix, invert, outside, transform
 from trainer.cores import available_cores
 from trainer.data.crops import CropSplit, canvas_size
-from trainer.data.face_table import Split, draw, read_split, synthetic_indices
+from trainer.data.face_table import Split, read_split, render_synthetic, synthetic_indices
 from trainer.data.faults import Fault, require_few
 from trainer.data.groups import Group
 from trainer.data.images import crop_face, decode_picture, read_bytes
@@ -125,7 +125,7 @@ def _synthetic_source(config: DataConfig, split: Split) -> _Source:
     painter = _painter()
 
     def fetch(row: int) -> _Sample:
-        face = draw(config, indices[row])
+        face = render_synthetic(config, indices[row])
         mark = _digest(names[row].encode(), painter.encode())
         return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes, mark)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from trainer.data.faults import Fault, require_few
 from trainer.data.groups import Group, description, find_groups
-from trainer.data.readers import READERS, Face, is_dir, is_file
+from trainer.data.readers import READERS, FaceRecord, is_dir, is_file
 from trainer.errors import DataError
 from trainer.landmarks import BOX
 from trainer.metrics import norms
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trainer.config import DataConfig
     from trainer.landmarks import Layout, Norm
 
-__all__ = ["Faces", "Split", "draw", "read_split", "require_split", "synthetic_indices"]
+__all__ = ["FaceTable", "Split", "read_split", "render_synthetic", "require_split", "synthetic_indices"]
 
 Split = Literal["train", "val", "test", "train+val"]
 _Part = Literal["train", "val", "test"]
@@ -57,7 +57,7 @@ _MOST_OFF: Final = 2.5  # times more or fewer validation faces than asked for, w
 
 
 @dataclass(frozen=True)
-class Faces:
+class FaceTable:
     """A table of N faces.
 
     Attributes:
@@ -90,10 +90,10 @@ class Faces:
         """(N, K): which landmarks are there."""
         return np.asarray(np.isfinite(self.landmarks).all(axis=2))
 
-    def take(self, indices: Sequence[int] | NDArray[np.integer]) -> Faces:
+    def take(self, indices: Sequence[int] | NDArray[np.integer]) -> FaceTable:
         """Returns the faces at `indices`, in that order; skipped faces stay."""
         rows = [int(index) for index in indices]
-        return Faces(
+        return FaceTable(
             self.layout,
             tuple(self.pictures[row] for row in rows),
             self.landmarks[rows],
@@ -106,7 +106,7 @@ class Faces:
         )
 
 
-def read_split(config: DataConfig, split: Split) -> Faces:
+def read_split(config: DataConfig, split: Split) -> FaceTable:
     """Reads the faces of one split, in the order of their list.
 
     A limit such as data.train_faces keeps a random subset (data.split_seed). Where validation is cut from the training
@@ -143,7 +143,7 @@ def synthetic_indices(config: DataConfig, split: Split) -> Sequence[int]:
     return range(start, start + count)
 
 
-def draw(config: DataConfig, index: int) -> SyntheticFace:
+def render_synthetic(config: DataConfig, index: int) -> SyntheticFace:
     """Draws a procedural face so large that its crop of data.image_size is about as fine as the drawing."""
     return draw_face(config.synthetic_seed, index, size=config.image_size * 5 // 4)
 
@@ -152,10 +152,10 @@ def _wanted(config: DataConfig, split: _Part) -> int | None:
     return {"train": config.train_faces, "val": config.val_faces, "test": config.test_faces}[split]
 
 
-def _joined(first: Faces, second: Faces) -> Faces:
+def _joined(first: FaceTable, second: FaceTable) -> FaceTable:
     """Both tables, one after the other; they are of one data set."""
     both = first.attributes is not None and second.attributes is not None
-    return Faces(
+    return FaceTable(
         first.layout,
         first.pictures + second.pictures,
         np.concatenate([first.landmarks, second.landmarks]),
@@ -168,11 +168,11 @@ def _joined(first: Faces, second: Faces) -> Faces:
     )
 
 
-def _read_synthetic(config: DataConfig, split: Split) -> Faces:
+def _read_synthetic(config: DataConfig, split: Split) -> FaceTable:
     indices = synthetic_indices(config, split)
-    drawn = [draw(config, index) for index in indices]
+    drawn = [render_synthetic(config, index) for index in indices]
     names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
-    return Faces(
+    return FaceTable(
         config.landmarks,
         names,
         np.stack([face.landmarks for face in drawn]),
@@ -209,9 +209,9 @@ def _root(config: DataConfig) -> Path:
         raise DataError(f"data.root = {config.root!r}: there is no such user") from None
 
 
-def _read_list(config: DataConfig, path: Path) -> Faces:
+def _read_list(config: DataConfig, path: Path) -> FaceTable:
     layout = config.landmarks
-    faces: list[Face] = []
+    faces: list[FaceRecord] = []
     origins: list[str] = []
     skipped: list[Fault] = []
     for origin, parse in READERS[config.kind](_root(config), path, layout.count, config.placeholders):
@@ -231,7 +231,7 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
     require_few(skipped, len(faces) + len(skipped), config.skip_at_most, str(path))
     attributes = [face.attributes for face in faces if face.attributes is not None]
     pictures = tuple(face.picture for face in faces)
-    return Faces(
+    return FaceTable(
         layout,
         pictures,
         np.stack([face.landmarks for face in faces]),
@@ -244,12 +244,12 @@ def _read_list(config: DataConfig, path: Path) -> Faces:
     )
 
 
-def _size(face: Face) -> tuple[int, int] | None:
+def _size(face: FaceRecord) -> tuple[int, int] | None:
     width, height = face.fields.get("width"), face.fields.get("height")
     return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
-def _check(face: Face, norm: Norm) -> None:
+def _check(face: FaceRecord, norm: Norm) -> None:
     """Raises ValueError for a box or landmarks that cannot be right, or from which no NME could be computed."""
     x0, y0, x1, y1 = (float(value) for value in face.box)
     if not np.isfinite(face.box).all() or x1 <= x0 or y1 <= y0:
@@ -300,7 +300,7 @@ def _cut(groups: Sequence[Group], config: DataConfig, split: _Part) -> list[int]
     return [row for row, group in enumerate(groups) if (group in held) == (split == "val")]
 
 
-def _limit(faces: Faces, config: DataConfig, split: _Part) -> Faces:
+def _limit(faces: FaceTable, config: DataConfig, split: _Part) -> FaceTable:
     wanted = _wanted(config, split)
     if wanted is None:
         return faces

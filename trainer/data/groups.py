@@ -16,7 +16,7 @@ from trainer.errors import DataError
 from trainer.settings import shorten
 
 if TYPE_CHECKING:
-    from trainer.data.readers import Face
+    from trainer.data.readers import FaceRecord
 
 _MIRRORED: Final = re.compile(r"[_-](mirror(ed)?|flip(ped)?)$")
 _PERSON: Final = re.compile(r"[A-Za-z]+\d+_\d+")  # p093_09: person, then number
@@ -31,7 +31,7 @@ class Group(NamedTuple):
     name: str
 
 
-def find_groups(faces: Sequence[Face], how: str, root: PurePath) -> tuple[Group, ...]:
+def find_groups(faces: Sequence[FaceRecord], how: str, root: PurePath) -> tuple[Group, ...]:
     """The group of each face.
 
     Args:
@@ -67,7 +67,7 @@ def _named(kind: str, count: int) -> str:
     return f"group{'s' * (count > 1)} by {kind}"
 
 
-def _field(face: Face, name: str) -> str:
+def _field(face: FaceRecord, name: str) -> str:
     if name not in face.fields:
         raise DataError(f"data.group_by = 'field:{name}': the entry of {face.picture} has no {shorten(name)}")
     return str(face.fields[name])
@@ -80,7 +80,7 @@ def _matched(path: PurePath, pattern: re.Pattern[str], root: PurePath) -> str:
     return str(match[1])
 
 
-def _by_field(faces: Sequence[Face]) -> tuple[Group, ...] | None:
+def _by_field(faces: Sequence[FaceRecord]) -> tuple[Group, ...] | None:
     """By what COCO's video data sets write into every entry."""
     for name, kind in (("video_id", "video"), ("person_id", "person")):
         if all(name in face.fields for face in faces):

@@ -37,7 +37,7 @@ _COMMENT: Final = re.compile(r"(#|//).*")
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceRecord:
     """One face as its list has it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Face:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-Entries = Iterator[tuple[str, Callable[[], Face]]]
+Entries = Iterator[tuple[str, Callable[[], FaceRecord]]]
 Reader = Callable[[Path, Path, int, "Placeholders"], Entries]
 
 
@@ -179,7 +179,7 @@ def _number(field: str) -> float:
     raise ValueError(f"{_shown(repr(field))} is not a number")
 
 
-def _wflw_face(root: Path, line: str, count: int, placeholders: Placeholders) -> Face:
+def _wflw_face(root: Path, line: str, count: int, placeholders: Placeholders) -> FaceRecord:
     fields = line.split()
     if len(fields) != _WFLW_FIELDS:
         raise ValueError(f"must have {_WFLW_FIELDS} fields (196 coordinates, box, attributes, name), has {len(fields)}")
@@ -190,7 +190,7 @@ def _wflw_face(root: Path, line: str, count: int, placeholders: Placeholders) ->
             raise ValueError(f"attribute in field {position} must be 0 or 1, but is {_shown(repr(text))}")
     picture = _picture([root / "WFLW_images" / fields[-1]])
     landmarks = _placed(_all_finite(numbers[:-4].reshape(count, 2)), placeholders)
-    return Face(picture, landmarks, numbers[-4:], np.array([text == "1" for text in attributes]))
+    return FaceRecord(picture, landmarks, numbers[-4:], np.array([text == "1" for text in attributes]))
 
 
 def _all_finite(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -232,13 +232,13 @@ def _merl_rav(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(unknown, np.nan, np.where(covered, -points, points))
 
 
-def _w300_face(folders: Sequence[Path], name: str, count: int, placeholders: Placeholders) -> Face:
+def _w300_face(folders: Sequence[Path], name: str, count: int, placeholders: Placeholders) -> FaceRecord:
     picture = _picture([folder / name for folder in folders])
     path = Path(picture).with_suffix(".pts")
     if not is_file(path):
         raise ValueError(f"there is no {path} beside the picture")
     landmarks = _placed(_all_finite(_pts_points(path, count)), placeholders) - 1.0
-    return Face(picture, landmarks, _landmark_box(landmarks))
+    return FaceRecord(picture, landmarks, _landmark_box(landmarks))
 
 
 def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
@@ -275,7 +275,7 @@ def _coco_face(
     annotation: Any,
     count: int,
     placeholders: Placeholders,
-) -> Face:
+) -> FaceRecord:
     if not isinstance(annotation, dict):
         raise ValueError(f"must be a mapping, but is {type(annotation).__name__}")
     for key in ("image_id", "keypoints"):
@@ -293,7 +293,7 @@ def _coco_face(
     points = np.where(negative, -1.0, keypoints[:, :2])
     landmarks = _placed(np.where(seen[:, None], points, np.nan), placeholders)
     picture = _picture([folder / image["file_name"] for folder in folders])
-    return Face(picture, landmarks, _coco_box(annotation, landmarks), fields={**image, **annotation})
+    return FaceRecord(picture, landmarks, _coco_box(annotation, landmarks), fields={**image, **annotation})
 
 
 def _coco_box(annotation: dict[str, Any], points: NDArray[np.float64]) -> NDArray[np.float64]:

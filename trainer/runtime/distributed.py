@@ -25,7 +25,7 @@ from trainer.errors import ConfigError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=1)  # one node may have to build its crop cache while the others wait
+_TIMEOUT = timedelta(hours=1)  # one node may have to build its crop cache while the others wait
 
 
 def size() -> int:
@@ -39,7 +39,7 @@ def rank() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the process group that torchrun's environment describes, and leaves it at the end.
 
     Does nothing where there is no such environment or already a group. Takes the GPU of LOCAL_RANK where there are any;
@@ -51,7 +51,7 @@ def joined() -> Iterator[None]:
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_TIMEOUT)
     try:
         yield
     finally:
@@ -68,7 +68,7 @@ def leave() -> None:
     distributed.destroy_process_group()
 
 
-def share(count: int) -> slice:
+def shard(count: int) -> slice:
     """This rank's part of `count` faces: parts lie in order and differ by one face at most; some may be empty."""
     return slice(count * rank() // size(), count * (rank() + 1) // size())
 
@@ -76,7 +76,7 @@ def share(count: int) -> slice:
 # --- what the ranks tell each other: any object that can be pickled
 
 
-def on_first(function: Callable[[], T]) -> T:
+def rank_zero_result(function: Callable[[], T]) -> T:
     """Calls the function on rank 0 only and returns its result, or raises its error, on all ranks."""
     if size() == 1:
         return function()
@@ -93,7 +93,7 @@ def on_first(function: Callable[[], T]) -> T:
     return cast(T, told[0])
 
 
-def on_each(function: Callable[[], T]) -> T:
+def all_ranks_or_raise(function: Callable[[], T]) -> T:
     """Calls the function on every rank and returns its own result there; an error of any rank is raised on all.
 
     A rank that fails raises its own error, the others that of the lowest rank that failed. The function must not
@@ -107,13 +107,13 @@ def on_each(function: Callable[[], T]) -> T:
         result = function()
     except Exception as error:  # of any kind: raised again below, here and on the other ranks
         own = error
-    others = gathered(None if own is None else _portable(own))
+    others = all_gather(None if own is None else _portable(own))
     if failed := own or next(filter(None, others), None):
         raise failed
     return cast(T, result)
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all ranks, in their order, on every rank."""
     if size() == 1:
         return [value]
@@ -133,7 +133,7 @@ def _portable(error: Exception) -> Exception:
 # --- gradients and the loss
 
 
-def wrapped(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """The model as a training pass calls it: on several ranks, gradients are averaged over them during backward.
 
     Raises:

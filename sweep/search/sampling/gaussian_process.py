@@ -1,8 +1,8 @@
-"""A Gaussian process of what trials end at, seen through what they had at rungs (Rasmussen and Williams 2006).
+"""A Gaussian process of the final scores of trials, observed at rungs (Rasmussen and Williams 2006).
 
-What is observed of a trial at a rung is the function at its configuration, plus a function of its own for what early
-rungs show wrongly, plus what is peculiar to the trial, plus noise. The second and a part of the third fade with the
-rungs, so that a later one tells more. Hyperparameters that are not given are the most probable ones.
+An observation is the sum of four terms: the function at the trial's configuration; a second function, the bias of early
+rungs; an offset of the trial; noise. The second term and a part of the third vanish towards the last rung.
+Hyperparameters that are not given are the maximum a posteriori.
 
 Legend: T trials, C coordinates, D dimensions, each of which owns some of the coordinates; N observations.
 """
@@ -18,25 +18,25 @@ from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
-_STEPS = 20  # of the search for hyperparameters
-_WIDEST = 5.0  # deviations from a prior's median at most
+_FIT_STEPS = 20  # of L-BFGS-B
+_MAX_DEVIATIONS = 5.0  # of a hyperparameter from the median of its prior
 _ROOT_5 = math.sqrt(5.0)
-# Priors, normal in the logarithm: median and deviation. Lengthscales, for one dimension; variances of the function, of
-# the early function, of a trial, of a trial early on, and of the noise.
+# Log-normal priors: median, standard deviation of the logarithm. Of the lengthscales in one dimension; of the variances
+# of the function, its bias at early rungs, a trial's offset, that offset at early rungs, and the noise.
 _LENGTH = (0.7, 1.0)
 _VARIANCES = ((1.0, 0.5), (0.3, 1.0), (0.1, 1.0), (0.1, 1.0), (0.02, 1.0))
 
 
 class GaussianProcess:
-    """A function of the coordinates, by Matern 5/2 with a lengthscale a dimension.
+    """A posterior over functions of the coordinates, with a Matern 5/2 kernel and one lengthscale per dimension.
 
     Args:
         coordinates: of the trials, (T, C).
         owners: the dimension of each coordinate, (C,).
-        trials: whose each observation is, (N,).
-        early: of each observation: 1 at the first rung, 0 at the last, (N,).
-        values: that are observed, (N,).
-        hyper: logarithms of the lengthscales and of the five variances, (D + 5,); None: the most probable ones.
+        trials: the trial of each observation, (N,).
+        early: 1 for an observation at the first rung, 0 at the last, (N,).
+        values: the observations, (N,).
+        hyper: logarithms of the lengthscales and of the five variances, (D + 5,); None: fitted.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class GaussianProcess:
         self._mean = float(values.mean())
         self._values = values - self._mean
         self._observe(trials, early)
-        self.hyper = self._most_probable() if hyper is None else hyper
+        self.hyper = self._fit() if hyper is None else hyper
         self._condition()
 
     def add(self, coordinates: Array) -> None:
-        """Adds trials, (M, C), that are as good at the first rung as is predicted: less is unknown around them then."""
+        """Adds trials, (M, C), observed at the first rung as predicted: this lowers the variance there."""
         count = len(self._coordinates)
         lengths, (function, early, *_) = self._parts(self.hyper)
         kernel = self._matern(coordinates, lengths)[:, self._trials] * (function + early * self._early)
@@ -70,7 +70,7 @@ class GaussianProcess:
         self._condition()
 
     def _observe(self, trials: NDArray[np.int64], early: Array) -> None:
-        """Whose each observation is and how early, and what pairs of them have in common, (N, N)."""
+        """Sets the trial and the earliness of each observation, and of their pairs, (N, N)."""
         self._trials, self._early = trials, early
         self._same = (trials[:, None] == trials).astype(float)
         self._both = np.outer(early, early)
@@ -94,7 +94,7 @@ class GaussianProcess:
         return _matern(np.sqrt(np.maximum(squares, 0.0)))[0]
 
     def _condition(self) -> None:
-        """Cholesky factor and weights of what is observed."""
+        """Computes the Cholesky factor of the observations and their weights."""
         lengths, variances = self._parts(self.hyper)
         self._factor = cholesky(self._covariance(self._matern(self._coordinates, lengths), variances), lower=True)
         self._weights = cho_solve((self._factor, True), self._values, check_finite=False)
@@ -105,20 +105,21 @@ class GaussianProcess:
         shared = matern[np.ix_(self._trials, self._trials)] * (function + early * self._both)
         return shared + self._same * (trial + late * self._both) + noise * np.eye(len(self._values))
 
-    def _most_probable(self) -> Array:
+    def _fit(self) -> Array:
+        """The maximum a posteriori hyperparameters."""
         dimensions = int(self._owners.max()) + 1
         priors = [(_LENGTH[0] * math.sqrt(dimensions), _LENGTH[1])] * dimensions + list(_VARIANCES)
         self._centre, self._deviation = np.log([m for m, _ in priors]), np.array([d for _, d in priors])
         self._squares = np.zeros((dimensions, len(self._coordinates) ** 2))  # distances along each dimension
         apart = (self._coordinates[:, None] - self._coordinates) ** 2
         np.add.at(self._squares, self._owners, apart.reshape(-1, len(self._owners)).T)
-        low, high = self._centre - _WIDEST * self._deviation, self._centre + _WIDEST * self._deviation
+        low, high = self._centre - _MAX_DEVIATIONS * self._deviation, self._centre + _MAX_DEVIATIONS * self._deviation
         bounds = list(zip(low, high, strict=True))
-        steps = {"maxiter": _STEPS}
+        steps = {"maxiter": _FIT_STEPS}
         return minimize(self._loss, self._centre, jac=True, method="L-BFGS-B", bounds=bounds, options=steps).x
 
     def _loss(self, hyper: Array) -> tuple[float, Array]:
-        """The negative logarithm of the posterior of hyperparameters, but for a constant, and its gradient."""
+        """The negative log posterior of the hyperparameters up to a constant, and its gradient."""
         lengths, variances = self._parts(hyper)
         function, early, trial, late, noise = variances
         inverse, count = lengths**-2, len(self._coordinates)
@@ -143,8 +144,8 @@ class GaussianProcess:
 
 
 def _matern(distance: Array) -> tuple[Array, Array]:
-    """Matern 5/2 at distances in lengthscales, and its derivative by the logarithm of a lengthscale: the second
-    array, times the square of the distance along that dimension in lengthscales."""
+    """Matern 5/2 of distances in lengthscales, and the factor of its derivative by the logarithm of a lengthscale,
+    which is this times the squared distance along that dimension in lengthscales."""
     scaled = _ROOT_5 * distance
     decay = np.exp(-scaled)
     return (1 + scaled + scaled**2 / 3) * decay, 5 / 3 * (1 + scaled) * decay

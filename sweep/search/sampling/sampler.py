@@ -1,7 +1,7 @@
-"""Who suggests the next configuration: the sampler of this project, or one of Optuna's by its name.
+"""Suggests the next configuration, with this project's sampler or one of Optuna's.
 
-A suggestion is a function of the seed, the trial's number and what the study holds at that time. Optuna's samplers are
-shown what ours learns from: every trial that has come to the first rung counts as complete, at its score by rank.
+A suggestion is a function of the seed, the trial's number and the trials in the study. Optuna's samplers see what ours
+learns from: each trial that has reached the first rung as complete, with the score of its rank as its value.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.core.config import SweepConfig
 from sweep.core.search_space import Dimension, active, filled
 from sweep.core.trial import Params
-from sweep.search.objectives import compared
+from sweep.search.objectives import ranked_rungs
 from sweep.search.rungs import first_design
 from sweep.search.sampling import cma_es, rank_gp
 from sweep.search.sampling.unit_cube import UnitCube
-from sweep.search.trial_table import Trials
+from sweep.search.trial_table import TrialTable
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-_OWN_ATTEMPTS = 5  # suggestions of the sampler before random ones: it may insist on a point that was tried
-_LEARNS_FROM = 2  # one in so many of the first design, before anything but random draws is suggested
-_SHOWN = 2000  # trials at most that one of Optuna's samplers sees, of which a suggestion takes some milliseconds
+_MODEL_ATTEMPTS = 5  # suggestions by the model before random ones: it may insist on a point that was tried
+_MIN_LEARNT = 1 / 2  # of the first design, before the model suggests anything
+_VISIBLE = 2000  # trials at most that one of Optuna's samplers sees, of which a suggestion takes some milliseconds
 
 
-class _Shown(optuna.Study):
-    """A study in memory whose past and space are given; asking it draws parameters."""
+class _SnapshotStudy(optuna.Study):
+    """A study in memory with given trials and space; `ask` samples parameters from them."""
 
-    past: Sequence[FrozenTrial] = ()
+    history: Sequence[FrozenTrial] = ()
     space: Mapping[str, BaseDistribution] = {}
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [t for t in self.past if states is None or t.state in states]
+        return [t for t in self.history if states is None or t.state in states]
 
 
 class _Tpe(optuna.samplers.TPESampler):
-    """Takes the space as it is given, where Optuna looks for it in all trials."""
+    """Uses the given space, which Optuna would infer from all trials."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        if not isinstance(study, _Shown):
+        if not isinstance(study, _SnapshotStudy):
             return super().infer_relative_search_space(study, trial)
         return {key: study.space[key] for key in sorted(study.space) if not study.space[key].single()}
 
@@ -59,44 +59,44 @@ class Sampler:
 
     Args:
         config: the sweep.
-        trials: those that were begun, which change as the sweep goes on.
+        trials: the table of all trials, updated during the sweep.
     """
 
-    def __init__(self, config: SweepConfig, trials: Trials) -> None:
+    def __init__(self, config: SweepConfig, trials: TrialTable) -> None:
         self._config, self._trials = config, trials
         self._cube = UnitCube(config.dimensions)
         self._distributions = {d.key: distribution(d) for d in config.dimensions}
-        self._points = self._cube.points([])  # of all trials, by number, as far as they were looked at
-        self._forms: dict[int, FrozenTrial] = {}  # in which Optuna's samplers see trials, once they have seen them
+        self._points = self._cube.points([])  # of trials by number, extended when needed
+        self._frozen_trials: dict[int, FrozenTrial] = {}  # as Optuna's samplers see them
 
     def suggest(self, number: int, fixed: Params, attempt: int = 0) -> Params:
-        """The configuration of trial `number`, of which a part may be given; the same whenever that is asked.
+        """The configuration of trial `number`; `fixed` gives a part of it.
 
-        Another attempt gives another one.
+        The same study gives the same suggestion; another `attempt`, another one.
         """
         name, seed = self._config.sampler.name, derived_seed(self._config.seed, number, attempt)
         found: Params | None = None
         if name == "rank_gp" and number < first_design(self._config) and attempt == 0:
             found = rank_gp.design(self._cube, number, self._config.seed)
-        elif not fixed and attempt < _OWN_ATTEMPTS and not self._is_drawn(number):
-            found = self._learnt(name, seed)
+        elif not fixed and attempt < _MODEL_ATTEMPTS and not self._is_random(number):
+            found = self._model_suggestion(name, seed)
         if found is None:
             found = self._ask(build_sampler("random", seed), ())
         return active(self._config.dimensions, found | fixed)
 
-    def _is_drawn(self, number: int) -> bool:
-        """Whether a trial is of the share that is drawn at random."""
+    def _is_random(self, number: int) -> bool:
+        """Whether a trial belongs to the random share."""
         share = self._config.sampler.random_share
         return random.Random(derived_seed(self._config.seed, number)).random() < share
 
-    def _learnt(self, name: str, seed: int) -> Params | None:
-        """What is suggested by what is known of trials; None where nothing new is, or by who does not learn."""
+    def _model_suggestion(self, name: str, seed: int) -> Params | None:
+        """A suggestion learnt from the trials; None if there is nothing new, or the sampler does not learn."""
         if name in ("random", "grid"):
             return None
-        scores = rank_gp.score([rung.arrived for _, rung in compared(self._config, self._trials)])
+        scores = rank_gp.score([rung.reached for _, rung in ranked_rungs(self._config, self._trials)])
         if name not in ("rank_gp", "cmaes"):
-            return self._ask(build_sampler(name, seed, first_design(self._config)), self._shown(scores))
-        if len(scores.numbers) * _LEARNS_FROM < first_design(self._config):
+            return self._ask(build_sampler(name, seed, first_design(self._config)), self._history(scores))
+        if len(scores.numbers) < _MIN_LEARNT * first_design(self._config):
             return None
         new = [self._trials[n].params for n in range(len(self._points), len(self._trials))]
         self._points = np.concatenate([self._points, self._cube.points(new)])
@@ -104,31 +104,31 @@ class Sampler:
             return cma_es.propose(self._cube, self._points, scores.by_number(), seed)
         return rank_gp.propose(self._cube, self._points, scores, self._trials.early, seed)
 
-    def _ask(self, sampler: optuna.samplers.BaseSampler, past: Sequence[FrozenTrial]) -> Params:
-        """What one of Optuna's samplers draws to whom this past is shown: a value for every dimension."""
+    def _ask(self, sampler: optuna.samplers.BaseSampler, history: Sequence[FrozenTrial]) -> Params:
+        """Samples a value for every dimension with one of Optuna's samplers."""
         storage = optuna.storages.InMemoryStorage()
         storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "shown")
-        study = _Shown("shown", storage, sampler, optuna.pruners.NopPruner())
-        study.past, study.space = past, self._distributions
+        study = _SnapshotStudy("shown", storage, sampler, optuna.pruners.NopPruner())
+        study.history, study.space = history, self._distributions
         return dict(study.ask(dict(self._distributions)).params)
 
-    def _shown(self, scores: rank_gp.Scores) -> list[FrozenTrial]:
-        """The trials as Optuna's samplers want them, by number."""
-        values: dict[int, float | None] = {**dict.fromkeys(self._trials.early), **scores.thinned(_SHOWN).by_number()}
-        return [self._form(number, values[number]) for number in sorted(values)]
+    def _history(self, scores: rank_gp.Scores) -> list[FrozenTrial]:
+        """The trials as Optuna's samplers see them, by number."""
+        values: dict[int, float | None] = {**dict.fromkeys(self._trials.early), **scores.thinned(_VISIBLE).by_number()}
+        return [self._frozen_trial(number, values[number]) for number in sorted(values)]
 
-    def _form(self, number: int, value: float | None) -> FrozenTrial:
-        if number not in self._forms:
+    def _frozen_trial(self, number: int, value: float | None) -> FrozenTrial:
+        if number not in self._frozen_trials:
             params = filled(self._config.dimensions, self._trials[number].params)
-            self._forms[number] = _frozen(number, params, self._distributions)
-        form = self._forms[number]
-        form.state, form.value = (TrialState.RUNNING if value is None else TrialState.COMPLETE), value
-        return form
+            self._frozen_trials[number] = _frozen(number, params, self._distributions)
+        trial = self._frozen_trials[number]
+        trial.state, trial.value = (TrialState.RUNNING if value is None else TrialState.COMPLETE), value
+        return trial
 
 
 def _frozen(number: int, params: Params, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
     return FrozenTrial(
-        number=number + 1,  # 0 is the one that is drawn
+        number=number + 1,  # 0 is the one being sampled
         trial_id=number + 1,
         state=TrialState.RUNNING,
         value=None,
@@ -143,12 +143,12 @@ def _frozen(number: int, params: Params, distributions: Mapping[str, BaseDistrib
 
 
 def derived_seed(*parts: int) -> int:
-    """A seed that depends on all parts and resembles that of no other."""
+    """A seed derived from all parts by hashing."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "big")
 
 
 def build_sampler(name: str, seed: int, startup: int = 1) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of this name, which draws so many trials at random before it learns."""
+    """Optuna's sampler of this name, which samples `startup` trials at random before it learns."""
     if name == "tpe":
         return _Tpe(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
     if name == "gp":

@@ -1,4 +1,4 @@
-"""The search space as a unit cube: in it a first design is spread out, distances are measured and candidates are moved.
+"""The search space as a unit cube, for designs, distances and moves.
 
 Legend: N points, D dimensions, C coordinates (one for a range, one for each value of a choice).
 """
@@ -43,7 +43,7 @@ class UnitCube:
         ]
 
     def points(self, params: Sequence[Mapping[str, Value]]) -> Points:
-        """Where configurations lie, (N, D)."""
+        """Encodes configurations, (N, D)."""
         found = np.full((len(params), len(self.dimensions)), np.nan)
         for i, d in enumerate(self.dimensions):
             for row, given in enumerate(params):
@@ -52,8 +52,8 @@ class UnitCube:
                     found[row, i] = self._indices[i][repr(value)] if self.choices[i] else d.share(value)  # type: ignore[arg-type]
         return found
 
-    def spread(self, shares: Points, *, conditions: bool = True) -> Points:
-        """Points from numbers in [0, 1), (N, D): integers and choices have cells of the same size."""
+    def from_uniform(self, shares: Points, *, conditions: bool = True) -> Points:
+        """Points from uniform numbers in [0, 1), (N, D): all values of an integer or a choice are equally likely."""
         found = shares.copy()
         for i, d in enumerate(self.dimensions):
             if self.choices[i]:
@@ -64,20 +64,20 @@ class UnitCube:
                 low, high = math.log(d.low - 0.5), math.log(d.high + 0.5)
                 values = np.rint(np.exp(low + shares[:, i] * (high - low)))
                 found[:, i] = _shares(d, np.clip(values, d.low, d.high))
-        return self._searched(found) if conditions else found
+        return self._masked(found) if conditions else found
 
-    def snapped(self, points: Points) -> Points:
-        """The nearest points that there are: numbers are clipped to their range, integers rounded."""
+    def snap(self, points: Points) -> Points:
+        """The nearest valid points: numbers are clipped to their range, integers rounded."""
         found = points.copy()
         for i, d in enumerate(self.dimensions):
             if not self.choices[i]:
                 found[:, i] = np.clip(found[:, i], 0.0, 1.0)
                 if "int" in d.kind:
                     found[:, i] = _shares(d, np.rint(_values(d, found[:, i])))
-        return self._searched(found)
+        return self._masked(found)
 
     def params(self, point: Points) -> Params:
-        """The configuration at one point, (D,), which conditions may leave incomplete."""
+        """Decodes one point, (D,); settings whose conditions do not hold are missing."""
         found: Params = {}
         for i, d in enumerate(self.dimensions):
             if math.isnan(point[i]):
@@ -90,7 +90,7 @@ class UnitCube:
         return found
 
     def coordinates(self, points: Points) -> Points:
-        """What distances are measured in, (N, C). A setting that is not searched lies in the middle of its range."""
+        """Coordinates in which distances are measured, (N, C); a missing setting lies in the middle of its range."""
         columns: list[Points] = []
         for i, size in enumerate(self._sizes):
             column = points[:, i]
@@ -100,7 +100,7 @@ class UnitCube:
                 columns.append(np.where(np.isnan(column), 0.5, column))
         return np.stack(columns, axis=1)
 
-    def _searched(self, points: Points) -> Points:
+    def _masked(self, points: Points) -> Points:
         """The same points, with NaN where a setting's conditions do not hold."""
         for i, conditions in enumerate(self._conditions):
             for column, indices in conditions:

@@ -63,7 +63,10 @@ def records(*nmes: float) -> list[TrialRecord]:
 
 
 def test_the_forecast_in_words():
-    others = [TrialRecord(2, {}, State.PRUNED, {1: 0.01}), TrialRecord(3, {}, State.COMPLETE, {3: 0.01}, repeats=1)]
+    others = [
+        TrialRecord(2, {}, State.PRUNED, {1: 0.01}),
+        TrialRecord(3, {}, State.COMPLETE, {3: 0.01}, replicate_of=1),
+    ]
     assert doubling_text([*records(0.4, 0.1), *others, TrialRecord(4, {})]) == (
         "2 trials are complete; as much budget again is expected to lower the best val NME by about 2.93 points"
     )

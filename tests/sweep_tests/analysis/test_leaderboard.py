@@ -10,7 +10,7 @@ from sweep.analysis import leaderboard
 from sweep.core.config_file import load_sweep
 from sweep.core.formatting import format_seconds
 from sweep.core.trial import State, TrialRecord
-from sweep.driver.outputs import Results, kept_trials
+from sweep.driver.outputs import SweepOutputs, kept_trials
 from sweep.search import ranking
 from trainer import engine
 from trainer.config import TrainConfig
@@ -56,7 +56,7 @@ def test_a_tie_goes_to_the_lower_number():
 
 
 def test_the_table_has_these_columns_and_exact_numbers(config):
-    Results(config).update(RECORDS)
+    SweepOutputs(config).update(RECORDS)
     with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["number", "state", "best_nme", "epochs", "seconds", *KEYS, "seed", "repeats"]
@@ -65,25 +65,25 @@ def test_the_table_has_these_columns_and_exact_numbers(config):
     assert rows[2] == ["1", "COMPLETE", "0.2", "2", "12.3", "0.002", "0.5", "", ""]
     assert rows[-1] == ["2", "FAILED", "", "0", "1.0", "0.003", "0.5", "", ""]
     third = TrialRecord(0, {"optim.lr": 1 / 3, "loss.star_weight": 2.0}, State.COMPLETE, {1: 0.1 + 0.2})
-    Results(config).update([third])
+    SweepOutputs(config).update([third])
     with (config.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     assert (float(row["best_nme"]), float(row["optim.lr"])) == (0.1 + 0.2, 1 / 3)  # to the last bit
 
 
 def test_results_appear_whole_and_leave_no_temporary_files(config):
-    Results(config).update(RECORDS)
-    Results(config).update(RECORDS)
+    SweepOutputs(config).update(RECORDS)
+    SweepOutputs(config).update(RECORDS)
     assert sorted(path.name for path in config.folder.iterdir()) == ["best.yaml", "leaderboard.csv"]
 
 
 def test_without_a_winner_there_is_no_best_config(config):
-    Results(config).update([record(0, "PRUNED", 0.1)])
+    SweepOutputs(config).update([record(0, "PRUNED", 0.1)])
     assert [path.name for path in config.folder.iterdir()] == ["leaderboard.csv"]
 
 
 def test_the_best_config_trains_elsewhere_as_it_stands(config, tmp_path):
-    Results(config).update(RECORDS)
+    SweepOutputs(config).update(RECORDS)
     best = TrainConfig.load(config.folder / "best.yaml")
     assert best.run.output is None
     assert (best.optim.lr, best.loss.star_weight) == (0.005, 0.5)
@@ -104,7 +104,7 @@ def test_the_best_are_kept_if_they_have_an_nme(keep, kept, config, tmp_path):
 def test_the_disk_of_a_trial_is_bounded(config):
     """While it runs it has its whole state; then the best `keep` have their weights until they are overtaken."""
     records = [record(n, "COMPLETE", 0.5 - n / 100) for n in range(6)]  # each better than the one before
-    results = Results(config)
+    results = SweepOutputs(config)
     for n in range(6):
         folder = config.trial_folder(n)
         folder.mkdir(parents=True)
@@ -123,11 +123,11 @@ def weights(config) -> set[int]:
     return {int(path.parent.name) for path in config.folder.glob("trials/*/best.pt")}
 
 
-def with_weights(config, records) -> Results:
+def with_weights(config, records) -> SweepOutputs:
     for r in records:
         config.trial_folder(r.number).mkdir(parents=True)
         (config.trial_folder(r.number) / "best.pt").touch()
-    return Results(config)
+    return SweepOutputs(config)
 
 
 def test_a_trial_that_others_overtook_while_it_was_paused_has_its_weights_when_it_wins(config):
@@ -146,7 +146,7 @@ def test_whoever_may_yet_win_by_its_mean_has_its_weights_when_it_does(config, tm
     first = [record(n, "COMPLETE", 0.30 + n / 100) for n in range(5)]
     nmes = [0.40, 0.41, 0.33, 0.40, 0.41, 0.33]  # of the candidates 0, 1, 2 in turn
     repeats = [
-        TrialRecord(5 + i, first[i % 3].params, State.COMPLETE, {1: nme}, seed=1 + i // 3, repeats=i % 3)
+        TrialRecord(5 + i, first[i % 3].params, State.COMPLETE, {1: nme}, seed=1 + i // 3, replicate_of=i % 3)
         for i, nme in enumerate(nmes)
     ]
     config = load_sweep(tmp_path / "faces.yaml", {"keep": "2", "output": str(tmp_path / "out")})
@@ -162,7 +162,7 @@ def test_whoever_may_yet_win_by_its_mean_has_its_weights_when_it_does(config, tm
 def test_many_ends_in_a_second_are_one_table(config, monkeypatch):
     clock = iter([10.0, 10.0, 10.4, 11.1, 11.1])
     monkeypatch.setattr("sweep.driver.outputs.time.monotonic", lambda: next(clock))
-    results, path = Results(config), config.folder / "leaderboard.csv"
+    results, path = SweepOutputs(config), config.folder / "leaderboard.csv"
 
     def rows(count: int, **more) -> int:
         results.update([record(n, "COMPLETE", 0.5) for n in range(count)], **more)
@@ -238,8 +238,8 @@ def test_means_over_seeds_are_told_with_their_intervals():
     records = [
         record(0, "COMPLETE", 0.10),
         record(1, "COMPLETE", 0.11),
-        record(2, "COMPLETE", 0.12, seed=1, repeats=0),
-        record(3, "COMPLETE", 0.11, seed=1, repeats=1),
+        record(2, "COMPLETE", 0.12, seed=1, replicate_of=0),
+        record(3, "COMPLETE", 0.11, seed=1, replicate_of=1),
         record(4, "COMPLETE", 0.09),  # was never repeated
     ]
     # about their means 11 % each: (1/11)^2 * 2 over 2 degrees of freedom, so 1/11 of 11 % is 1 point; t = 4.303

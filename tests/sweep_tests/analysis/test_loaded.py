@@ -15,7 +15,7 @@ from harness import CALM, MARK, TINY, Sweep, rows
 from waiting import PATIENCE
 
 from sweep import load
-from sweep.analysis.sweep_result import Span
+from sweep.analysis.sweep_result import RunInterval
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State, TrialRecord
 from sweep.storage.event_log import Event, EventKind, EventLog
@@ -97,7 +97,7 @@ def test_what_is_read_is_what_the_study_holds(calm):
     assert found.best_config == TrainConfig.load(sweep.folder / "best.yaml")
     assert found.config.tree() == yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
     assert {"version.torch", "git.commit", "data.hash.train", "data.hash.val", "threads"} <= found.tags.keys()
-    assert (found.reruns, found.findings, found.test_readings, len(found.calls)) == ({}, {}, 0, 1)
+    assert (found.reruns, found.findings, found.test_readings, len(found.invocations)) == ({}, {}, 0, 1)
 
 
 @pytest.mark.slow
@@ -129,9 +129,11 @@ def test_the_history_is_what_the_trainer_wrote(calm):
         told = frame[frame["trial"] == number].drop(columns="trial").to_dict("records")
         assert told == written
     assert 1 not in set(frame["trial"])  # diverged in its first epoch
-    assert found.reported == [row["best_nme"] for n in (0, 2) for row in rows(sweep.folder / "trials" / f"{n:04d}")]
-    assert [(s.trial, s.outcome) for s in found.spans] == [(0, "COMPLETE"), (1, "DIVERGED"), (2, "PRUNED")]
-    assert all(s.end >= s.start for s in found.spans)
+    assert found.best_nme_by_report == [
+        row["best_nme"] for n in (0, 2) for row in rows(sweep.folder / "trials" / f"{n:04d}")
+    ]
+    assert [(s.trial, s.outcome) for s in found.run_intervals] == [(0, "COMPLETE"), (1, "DIVERGED"), (2, "PRUNED")]
+    assert all(s.end >= s.start for s in found.run_intervals)
     assert found.trial_hours * 3600 >= sum(r.seconds for r in found.records.values())
 
 
@@ -180,8 +182,19 @@ def written(tmp_path):
 def test_a_sweep_that_just_began_is_empty(written):
     written.begin(10, **{"version.torch": "1"})
     found = load(written.folder)
-    assert (found.records, found.rows, found.spans, found.ranked, found.best) == ({}, {}, [], [], None)
-    assert (found.epochs_spent, found.trial_hours, found.calls, found.tags) == (0, 0, [10.0], {"version.torch": "1"})
+    assert (found.records, found.history_by_trial, found.run_intervals, found.ranked, found.best) == (
+        {},
+        {},
+        [],
+        [],
+        None,
+    )
+    assert (found.epochs_spent, found.trial_hours, found.invocations, found.tags) == (
+        0,
+        0,
+        [10.0],
+        {"version.torch": "1"},
+    )
     assert list(found.trials.columns) == [*FIXED, "optim.lr"]
     assert list(found.history.columns) == ["trial", "epoch"]
     assert len(found.trials) == len(found.history) == 0
@@ -212,19 +225,19 @@ def test_time_is_that_in_which_trials_ran(written):
     written.end(1020, 2, "FAILED", "IsADirectoryError: x")
     written.report(1030, 3, 1, 0.5)
     found = load(written.folder)
-    assert found.spans == [
-        Span(1, 11, 25, "CRASHED"),
-        Span(1, 25, 31, "PRUNED"),
-        Span(0, 10, 40, "INTERRUPTED"),
-        Span(0, 110, 121, "COMPLETE"),
-        Span(2, 111, 130, "INTERRUPTED"),
-        Span(2, 1010, 1020, "FAILED"),
-        Span(3, 1011, 1030, "RUNNING"),
+    assert found.run_intervals == [
+        RunInterval(1, 11, 25, "CRASHED"),
+        RunInterval(1, 25, 31, "PRUNED"),
+        RunInterval(0, 10, 40, "INTERRUPTED"),
+        RunInterval(0, 110, 121, "COMPLETE"),
+        RunInterval(2, 111, 130, "INTERRUPTED"),
+        RunInterval(2, 1010, 1020, "FAILED"),
+        RunInterval(3, 1011, 1030, "RUNNING"),
     ]
     assert found.trial_hours == pytest.approx((14 + 6 + 30 + 11 + 19 + 10 + 19) / 3600)
     assert found.epochs_spent == 2 + 1 + 1 + 1
-    assert found.reported == [0.3, 0.2, 0.1, 0.4, 0.5]
-    assert found.calls == [0, 100, 1000]
+    assert found.best_nme_by_report == [0.3, 0.2, 0.1, 0.4, 0.5]
+    assert found.invocations == [0, 100, 1000]
     assert found.tags == {"a": "newest", "b": "kept"}
     states = {n: r.state for n, r in found.records.items()}
     assert states == {0: State.COMPLETE, 1: State.PRUNED, 2: State.FAILED, 3: State.RUNNING}
@@ -291,7 +304,7 @@ def test_a_line_that_is_being_written_is_not_read(written, torn):
     with written.path.open("a") as file:
         file.write(torn)
     found = load(written.folder)
-    assert (found.records, found.spans) == (before.records, before.spans)
+    assert (found.records, found.run_intervals) == (before.records, before.run_intervals)
     assert written.path.read_text().endswith(torn)  # whoever reads cuts nothing off
 
 

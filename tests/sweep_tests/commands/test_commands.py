@@ -18,7 +18,7 @@ from sweep import __main__ as starsweep
 from sweep.core.config_file import load_sweep
 from sweep.core.errors import RerunError
 from sweep.core.trial import State
-from sweep.driver.command_line import carry_out
+from sweep.driver.command_line import run_command
 from trainer.errors import ConfigError
 from trainer.settings import ArgumentParser
 
@@ -167,7 +167,7 @@ def test_a_failure_is_one_message_without_passwords(capsys, error, code, told):
         raise error
 
     try:
-        ended = carry_out(ArgumentParser(prog="prog"), fail, "the same goes on")
+        ended = run_command(ArgumentParser(prog="prog"), fail, "the same goes on")
     except SystemExit as exit:
         ended = exit.code
     printed = capsys.readouterr()
@@ -179,9 +179,9 @@ def test_a_failure_is_one_message_without_passwords(capsys, error, code, told):
 
 
 def test_a_fault_of_the_program_is_told_whole(capsys):
-    assert carry_out(ArgumentParser(prog="prog"), lambda: 1 // 0, "") == 1
+    assert run_command(ArgumentParser(prog="prog"), lambda: 1 // 0, "") == 1
     assert "Traceback" in capsys.readouterr().err
-    assert carry_out(ArgumentParser(prog="prog"), lambda: 7, "") == 7
+    assert run_command(ArgumentParser(prog="prog"), lambda: 7, "") == 7
 
 
 # Colours: a finished sweep, started again, runs nothing and shows its table
@@ -191,16 +191,16 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7][0-9;]*m")  # a text colour, alone or w
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a sweep of one trial that is complete, as ledger and study leave it."""
+    """The folder of a sweep of one trial that is complete, as controller and study leave it."""
     home = tmp_path_factory.mktemp("colours") / "home"
     home.mkdir()
     tree = {"space": {"optim.lr": {"log_uniform": [1e-4, 1e-2]}}, "trials": 1, "report": False}
     (home / "faces.yaml").write_text(yaml.safe_dump(tree | {"train": {"optim": {"epochs": 3}}}))
     config = load_sweep(home / "faces.yaml", {"output": str(home / "out")})
-    with begun(config) as ledger:
-        ledger.next_trial()
-        ledger.report(0, 3, {"val/nme": 0.1, "best_nme": 0.1, "epoch_seconds": 1.0})
-        ledger.end(0, State.COMPLETE)
+    with begun(config) as controller:
+        controller.next_trial()
+        controller.report(0, 3, {"val/nme": 0.1, "best_nme": 0.1, "epoch_seconds": 1.0})
+        controller.end(0, State.COMPLETE)
     return home
 
 

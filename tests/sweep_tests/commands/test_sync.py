@@ -38,14 +38,14 @@ def config(tmp_path, monkeypatch) -> SweepConfig:
     }
     Path("faces.yaml").write_text(yaml.safe_dump(tree))
     config = load_sweep("faces.yaml", {})
-    with begun(config) as ledger:
+    with begun(config) as controller:
         for number in (0, 1):
-            assert ledger.next_trial().number == number
+            assert controller.next_trial().number == number
             for epoch in (1, 2, 3):
                 nme = 0.2 / epoch - number / 100
                 metrics = {"val/nme": nme, "best_nme": nme, "epoch_seconds": 1.0}
-                assert ledger.report(number, epoch, metrics)
-            ledger.end(number, State.COMPLETE)
+                assert controller.report(number, epoch, metrics)
+            controller.end(number, State.COMPLETE)
     return config
 
 

@@ -12,7 +12,7 @@ from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.search_space import active, all_points, filled, parse_space
 from sweep.core.trial import State
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.study import Study
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -42,17 +42,17 @@ def written(folder: Path, **changes) -> SweepConfig:
 
 def run(config: SweepConfig, *, slots: int = 1) -> list:
     """All trials of a sweep of made-up ones."""
-    ledger, running = Ledger(config, Study.in_memory(config), MemoryLog()), []
+    controller, running = SweepController(config, Study.in_memory(config), MemoryLog()), []
     while True:
-        while len(running) < slots and (assignment := ledger.next_trial()) is not None:
+        while len(running) < slots and (assignment := controller.next_trial()) is not None:
             running.append(assignment.number)
         if not running:
-            return ledger.records
+            return controller.records
         number = running.pop(0)
         nme = random.Random(number).uniform(0.1, 0.2)
         epochs = range(1, config.train.optim.epochs + 1)
-        if all(ledger.report(number, epoch, {"best_nme": nme, "epoch_seconds": 1.0}) for epoch in epochs):
-            ledger.end(number, State.COMPLETE)
+        if all(controller.report(number, epoch, {"best_nme": nme, "epoch_seconds": 1.0}) for epoch in epochs):
+            controller.end(number, State.COMPLETE)
 
 
 # Conditions
@@ -302,7 +302,7 @@ def test_a_grid_tries_every_point_exactly_once_and_no_more(space, slots, tmp_pat
 def test_a_grid_with_trials_left_repeats_its_best(tmp_path):
     config = written(tmp_path, space=NESTED, sampler={"name": "grid"}, trials=50)
     records = run(config)
-    new = [repr(r.params) for r in records if r.repeats is None]
+    new = [repr(r.params) for r in records if r.replicate_of is None]
     assert sorted(new) == sorted(map(repr, all_points(config.dimensions)))
     assert 0 < len(records) - len(new) <= config.repeats.candidates * (config.repeats.runs - 1)
 
@@ -345,10 +345,10 @@ def test_a_sweep_whose_space_is_full_has_nothing_left_to_run(tmp_path):
     space = {"optim.batch_size": {"choice": [4, 8]}}
     config = written(tmp_path, space=space, sampler={"name": "grid"}, trials=20, repeats={"share": 0.0})
     study = Study.in_memory(config)
-    ledger = Ledger(config, study, MemoryLog())
-    while (assignment := ledger.next_trial()) is not None:
+    controller = SweepController(config, study, MemoryLog())
+    while (assignment := controller.next_trial()) is not None:
         for epoch in (1, 2):
-            ledger.report(assignment.number, epoch, {"best_nme": 0.1, "epoch_seconds": 1.0})
-        ledger.end(assignment.number, State.COMPLETE)
+            controller.report(assignment.number, epoch, {"best_nme": 0.1, "epoch_seconds": 1.0})
+        controller.end(assignment.number, State.COMPLETE)
     assert len(study.records) == 2
-    assert study.satisfies()
+    assert study.is_finished()

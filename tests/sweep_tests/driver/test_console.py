@@ -76,8 +76,8 @@ def test_elsewhere_than_on_a_terminal_every_event_is_a_line(config):
     console = Console(file=io.StringIO())
     with board(config, RECORDS[:2], console, epoch_seconds=30.0) as shows:
         for event in EVENTS:
-            shows.take(event)
-        shows.take(Event(EventKind.SWEEP_STARTED, None, {"name": "x", "tags": {}, "config": {}}))
+            shows.handle(event)
+        shows.handle(Event(EventKind.SWEEP_STARTED, None, {"name": "x", "tags": {}, "config": {}}))
     summary = "2 trials: 1 complete, 1 pruned; best val NME 20.00% (trial 1)"
     first, *lines = console.file.getvalue().splitlines()
     assert first.startswith("sweep faces: 12 trials, of which 2 have begun, about ")
@@ -121,7 +121,7 @@ def test_on_a_terminal_it_is_one_table(records, width, height, config):
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
     with board(config, records, console, lag=25) as shows:
         for event in EVENTS:
-            shows.take(event)
+            shows.handle(event)
         console.print(shows._render())
     text = console.file.getvalue()
     assert "started" not in text

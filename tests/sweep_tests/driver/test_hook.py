@@ -108,9 +108,9 @@ def test_a_sweep_without_a_complete_trial_has_failed(tmp_path):
     """Its one trial diverged; the same command has nothing left to run, so that no Ray is needed."""
     sweep = Sweep(tmp_path / "home", settings=SETTINGS)
     config = load_sweep(sweep.home / "faces.yaml", {"output": str(sweep.output)})
-    with begun(config) as ledger:
-        ledger.next_trial()
-        ledger.end(0, State.DIVERGED, "loss is nan")
+    with begun(config) as controller:
+        controller.next_trial()
+        controller.end(0, State.DIVERGED, "loss is nan")
     ended = sweep.run("--on-end", noting(sweep.home / "failed.txt"))
     assert (ended.returncode, ended.stderr) == (1, "")
     facts = told(sweep.home / "failed.txt")

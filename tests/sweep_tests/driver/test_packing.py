@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from prepared import teach_sweep
+from sweep.driver.throughput import SlotThroughput, alternatives, measure_throughput
 
 from sweep import run
 from sweep.driver import preflight
-from sweep.driver.packing import Packing, measure_packing, neighbours
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.speed import Speed
@@ -38,7 +38,7 @@ SMALL = {
     ],
 )
 def test_neighbours_use_as_many_cores(slots: int, threads: int, expected: list[tuple[int, int]]) -> None:
-    assert neighbours(slots, threads) == expected
+    assert alternatives(slots, threads) == expected
 
 
 @pytest.mark.long
@@ -47,10 +47,10 @@ def test_two_trials_are_measured_at_the_same_time(tmp_path: Path) -> None:
     config = TrainConfig().replace({**SMALL, "data.cache_dir": str(tmp_path)})
     for split in ("train", "val"):
         load_split(config.data, split)
-    packing = measure_packing(config, slots=2, threads=1, seconds=0.5)
-    assert (packing.slots, packing.threads, len(packing.speeds)) == (2, 1, 2)
-    assert packing.images_per_second == sum(speed.images_per_second for speed in packing.speeds)
-    assert all(speed.images_per_second > 0 for speed in packing.speeds)
+    throughput = measure_throughput(config, slots=2, threads=1, seconds=0.5)
+    assert (throughput.slots, throughput.threads, len(throughput.speeds)) == (2, 1, 2)
+    assert throughput.images_per_second == sum(speed.images_per_second for speed in throughput.speeds)
+    assert all(speed.images_per_second > 0 for speed in throughput.speeds)
 
 
 def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
@@ -58,9 +58,9 @@ def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
 ) -> None:
     """The processes are replaced by figures: two trials of one thread 100 images/s each, one of two threads 250."""
 
-    def measured(config: TrainConfig, slots: int, threads: int) -> Packing:
+    def measured(config: TrainConfig, slots: int, threads: int) -> SlotThroughput:
         speed = Speed({1: 100.0, 2: 250.0}[threads], 2.0, 1_000_000_000, 132_000_000)
-        return Packing(slots, threads, (speed,) * slots)
+        return SlotThroughput(slots, threads, (speed,) * slots)
 
     monkeypatch.setattr(preflight, "measure_packing", measured)
     monkeypatch.setattr(preflight, "check_local", lambda config: 2)
@@ -86,9 +86,9 @@ def test_for_gpus_a_dry_run_measures_one_trial(
     """Several processes would all take the first of the GPUs that Ray would share out."""
     asked = []
 
-    def measured(config: TrainConfig, slots: int, threads: int) -> Packing:
+    def measured(config: TrainConfig, slots: int, threads: int) -> SlotThroughput:
         asked.append((slots, threads))
-        return Packing(slots, threads, (Speed(100.0, 2.0, 1_000_000_000, 132_000_000),) * slots)
+        return SlotThroughput(slots, threads, (Speed(100.0, 2.0, 1_000_000_000, 132_000_000),) * slots)
 
     monkeypatch.setattr(preflight, "measure_packing", measured)
     monkeypatch.setattr(preflight, "check_local", lambda config: 8)

@@ -13,7 +13,7 @@ def test_outside_of_a_session_none_is_begun() -> None:
     from sweep.execution import epoch_progress
 
     assert not ray.is_initialized()
-    with epoch_progress.Teller(3) as teller:
+    with epoch_progress.ProgressReporter(3) as teller:
         teller.note(1, 0.5)
         time.sleep(1.5)
     assert epoch_progress.read([3]) == {}
@@ -38,7 +38,7 @@ def test_the_driver_reads_what_workers_tell_until_it_is_forgotten(ray_is_up) -> 
     from sweep.execution import epoch_progress
 
     def tell(trial: int, epoch: int, share: float) -> None:  # a closure: workers know no tests
-        with epoch_progress.Teller(trial) as teller:
+        with epoch_progress.ProgressReporter(trial) as teller:
             teller.note(epoch, 0.0)
             teller.note(epoch, share)
             ended = time.monotonic() + 60
@@ -67,7 +67,7 @@ def test_without_a_store_there_is_nothing_to_read(ray_is_up, monkeypatch) -> Non
     monkeypatch.setattr(epoch_progress.internal_kv, "internal_kv_get_gcs_client", Away)
     assert epoch_progress.read([3]) == {}
     epoch_progress.forget()
-    with epoch_progress.Teller(3) as teller:
+    with epoch_progress.ProgressReporter(3) as teller:
         teller.note(1, 0.5)
         time.sleep(1.5)  # it has tried, and training goes on
         assert teller._thread.is_alive()

@@ -14,7 +14,7 @@ from harness import call
 from written_sweeps import PARAMS, PLANE, final, note, read, write_sweep, write_trained
 
 from sweep import card
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.storage.event_log import Event, EventKind
 from trainer import checkpoint
 from trainer.config import TrainConfig
@@ -24,24 +24,24 @@ MODEL = "resnet18_star_synthetic_32x32"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Iterator[Sweep]:
+def trained(tmp_path_factory) -> Iterator[SweepResult]:
     sweep = write_trained(tmp_path_factory.mktemp("card") / "out")
     yield sweep
     shutil.rmtree(sweep.folder.parent)  # weights of a ResNet-18 are 45 MB
 
 
 @pytest.fixture
-def sweep(trained, tmp_path) -> Iterator[Sweep]:
+def sweep(trained, tmp_path) -> Iterator[SweepResult]:
     shutil.copytree(trained.folder, tmp_path / "out" / "told")
     yield load("told", tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
 
 
-def run_card(sweep: Sweep, capsys, *words: str) -> tuple[int, str, str]:
+def run_card(sweep: SweepResult, capsys, *words: str) -> tuple[int, str, str]:
     return call(card.main, capsys, sweep.name, "--output", str(sweep.folder.parent), *words)
 
 
-def make(sweep: Sweep, capsys) -> str:
+def make(sweep: SweepResult, capsys) -> str:
     """The text of the card."""
     code, out, err = run_card(sweep, capsys, "--no-register")
     assert (code, err) == (0, "")
@@ -157,7 +157,7 @@ def test_files_of_an_older_card_do_not_stay(sweep, capsys):
     assert len(list(folder.iterdir())) == 4
 
 
-def retell(sweep: Sweep, changes: dict) -> None:
+def retell(sweep: SweepResult, changes: dict) -> None:
     """Makes the winner's checkpoint one that was trained with another config."""
     path = sweep.folder / "trials" / "0000" / "best.pt"
     state = checkpoint.load(path)
@@ -196,7 +196,7 @@ def test_nothing_of_this_machine_is_in_what_is_published(sweep, capsys, tmp_path
 
 
 @pytest.fixture
-def finished(sweep) -> Sweep:
+def finished(sweep) -> SweepResult:
     """The sweep with a final network, which is the winner's with another config."""
     folder = sweep.folder / "reruns" / "final-0000-0"
     shutil.copytree(sweep.folder / "trials" / "0000", folder)

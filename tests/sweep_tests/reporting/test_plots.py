@@ -27,7 +27,7 @@ from written_sweeps import (
 )
 
 from sweep.analysis.surface import Surface, draw_randomly, random_search
-from sweep.analysis.sweep_result import Sweep
+from sweep.analysis.sweep_result import SweepResult
 from sweep.core.search_space import Dimension
 from sweep.core.trial import State, TrialRecord
 from sweep.reporting import search_figures, trial_figures
@@ -78,7 +78,7 @@ def test_a_figure_is_drawn_or_is_none_for_every_shape_of_sweep(shape, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory) -> Sweep:
+def sweep(tmp_path_factory) -> SweepResult:
     """24 trials, of which the first is a known configuration."""
     trials = some(24)
     known = [dict(trials[0][0])]
@@ -173,7 +173,7 @@ def test_a_learning_curve_is_the_trials_val_nme_in_per_cent(sweep):
     made = trial_figures.learning_curves(sweep)
     curves = {trace.hovertemplate.split(":")[0]: trace for trace in made.data}
     assert set(curves) == {f"trial {n}" for n in sweep.records}
-    for n, rows in sweep.rows.items():
+    for n, rows in sweep.history_by_trial.items():
         trace = curves[f"trial {n}"]
         assert list(trace.x) == sorted(rows)
         assert list(trace.y) == [rows[epoch]["val/nme"] * 100 for epoch in sorted(rows)]
@@ -192,7 +192,7 @@ def test_the_optimisation_history_falls_to_the_best_nme_of_the_sweep(sweep):
     assert list(line.y) == sorted(line.y, reverse=True)
     assert line.y[-1] == min(r.best_nme for r in sweep.records.values()) * 100
     assert line.x[-1] == sweep.epochs_spent == sum(len(curve) for _, curve, _ in some(24))
-    lowest = np.minimum.accumulate([nme * 100 for nme in sweep.reported])
+    lowest = np.minimum.accumulate([nme * 100 for nme in sweep.best_nme_by_report])
     for epoch, value in zip(line.x, line.y, strict=True):
         assert value == lowest[epoch - 1]
 
@@ -248,7 +248,7 @@ def test_bars_of_the_timeline_are_the_spans_and_do_not_overlap_in_a_slot(sweep):
         mine = sorted((bar.base[0], bar.base[0] + bar.x[0]) for bar in bars if bar.y[0] == slot)
         assert all(end <= start + 1e-9 for (_, end), (start, _) in itertools.pairwise(mine))
     for bar in bars:
-        span = next(span for span in sweep.spans if str(span.trial) == bar.text)
+        span = next(span for span in sweep.run_intervals if str(span.trial) == bar.text)
         assert bar.base[0] * 60 == pytest.approx(span.start - 1001)
         assert bar.x[0] * 60 == pytest.approx(span.end - span.start)
 
@@ -273,7 +273,7 @@ def test_pauses_are_cut_out_of_the_timeline_and_interrupted_spans_are_shown(tmp_
         ended(2190 + day, 1),
     ]
     told = write_sweep(tmp_path, PLANE, [], more=more)
-    assert [span.outcome for span in told.spans] == ["INTERRUPTED", "CRASHED", "FAILED", "FAILED"]
+    assert [span.outcome for span in told.run_intervals] == ["INTERRUPTED", "CRASHED", "FAILED", "FAILED"]
     bars = [(bar.text, bar.name, bar.y[0], bar.base[0], bar.x[0]) for bar in trial_figures.timeline(told).data]
     assert bars == [
         ("0", "interrupted", "0", 0.0, 1.0),

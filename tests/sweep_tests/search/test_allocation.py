@@ -10,9 +10,9 @@ from harness import MemoryLog
 from sweep.core.config import RepeatsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.budget import device_hours
-from sweep.search.controller import Ledger
-from sweep.search.rungs import ladder, next_stop
-from sweep.search.scheduler import Step, next_step, worst_paused
+from sweep.search.controller import SweepController
+from sweep.search.rungs import ladder, next_rung
+from sweep.search.scheduler import Action, next_action, worst_paused
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind
 
@@ -47,82 +47,82 @@ def pruned(first: int, last: int) -> list[TrialRecord]:
 
 
 def test_the_first_step_is_a_new_trial():
-    assert next_step(make_config(), [], (), 0.0) == Step("new")
+    assert next_action(make_config(), [], (), 0.0) == Action("new")
 
 
 def test_each_stretch_between_rungs_gets_as_many_epochs():
     """New trials cost one epoch, the next stretch two, the last one six; of the first design half counts."""
-    assert next_step(make_config(), [trial(0, 0.3)], (), 0.0) == Step("new")  # 1.5 epochs of new ones, 2 of the next
+    assert next_action(make_config(), [trial(0, 0.3)], (), 0.0) == Action("new")  # 1.5 epochs of new ones, then 2
     records = [trial(0, 0.3), trial(1, 0.1)]
-    assert next_step(make_config(), records, (), 0.0) == Step("resume", 1)  # 2.5 and 2
+    assert next_action(make_config(), records, (), 0.0) == Action("resume", 1)  # 2.5 and 2
     records[1] = trial(1, 0.1, 2, RUNNING)
-    assert next_step(make_config(), records, {1}, 0.0) == Step("new")  # 2.5 and 4: who runs counts
+    assert next_action(make_config(), records, {1}, 0.0) == Action("new")  # 2.5 and 4: who runs counts
     records[1] = trial(1, 0.1, 3)
-    assert next_step(make_config(), [*records, *pruned(2, 4)], (), 0.0) == Step("resume", 0)  # 4.5, 4 and 6
+    assert next_action(make_config(), [*records, *pruned(2, 4)], (), 0.0) == Action("resume", 0)  # 4.5, 4 and 6
     records[0] = trial(0, 0.3, 1, PRUNED)
-    assert next_step(make_config(), [*records, *pruned(2, 4)], (), 0.0) == Step("new")  # nobody waits for the 4
-    assert next_step(make_config(), [*records, *pruned(2, 6)], (), 0.0) == Step("resume", 1)  # 6.5 and 6
+    assert next_action(make_config(), [*records, *pruned(2, 4)], (), 0.0) == Action("new")  # nobody waits for the 4
+    assert next_action(make_config(), [*records, *pruned(2, 6)], (), 0.0) == Action("resume", 1)  # 6.5 and 6
 
 
 def test_what_the_first_design_takes_counts_half():
     config = make_config(sampler={"startup_trials": 4})
     records = [trial(n, 0.1) for n in range(4)]
-    assert next_step(config, records, (), 0.0) == Step("resume", 0)  # 3 and 2
+    assert next_action(config, records, (), 0.0) == Action("resume", 0)  # 3 and 2
     records[0] = trial(0, 0.1, 2, RUNNING)
-    assert next_step(config, records, {0}, 0.0) == Step("new")  # 3 and 4
+    assert next_action(config, records, {0}, 0.0) == Action("new")  # 3 and 4
 
 
 def test_stopped_and_running_trials_are_rivals_too():
     records = [trial(0, 0.2), trial(1, 0.1, 2, RUNNING), trial(2, 0.3, 1, PRUNED)]
-    assert next_step(make_config(), records, {1}, 0.0) == Step("new")
+    assert next_action(make_config(), records, {1}, 0.0) == Action("new")
     records += [trial(n, 0.4, 1, PRUNED) for n in (3, 4, 5)]
-    assert next_step(make_config(), records, {1}, 0.0) == Step("resume", 0)
+    assert next_action(make_config(), records, {1}, 0.0) == Action("resume", 0)
 
 
 def test_whoever_has_come_further_goes_first():
     records = [trial(0, 0.01), *pruned(1, 6), trial(6, 0.3, 3), *(trial(n, 0.4, 3, PRUNED) for n in (7, 8))]
-    assert next_step(make_config(), records, (), 0.0) == Step("resume", 6)
-    assert next_step(make_config(), records[:6], (), 0.0) == Step("resume", 0)
+    assert next_action(make_config(), records, (), 0.0) == Action("resume", 6)
+    assert next_action(make_config(), records[:6], (), 0.0) == Action("resume", 0)
 
 
 def test_of_trials_with_the_same_nme_the_older_goes_first():
     records = [trial(n, 0.1) for n in range(6)]
-    assert next_step(make_config(), records, (), 0.0) == Step("resume", 0)
+    assert next_action(make_config(), records, (), 0.0) == Action("resume", 0)
 
 
 def test_a_running_trial_is_not_resumed():
     records = [trial(0, 0.1, 1, RUNNING), trial(1, 0.2), trial(2, 0.3)]
-    assert next_step(make_config(), records, {0}, 0.0) == Step("new")
+    assert next_action(make_config(), records, {0}, 0.0) == Action("new")
 
 
 def test_stopped_for_good_is_never_resumed():
     records = [trial(0, 0.1, 1, PRUNED), *(trial(n, 0.9) for n in range(1, 3))]
-    assert next_step(make_config(), records, (), 0.0) == Step("resume", 1)
+    assert next_action(make_config(), records, (), 0.0) == Action("resume", 1)
 
 
-def kind(step: Step | None) -> str | None:
+def kind(step: Action | None) -> str | None:
     return step and step.kind
 
 
 def twice(number: int, of: int, nme: float = 0.1) -> TrialRecord:
     """A repeat, which tells how large the noise is."""
-    return complete(number, nme, repeats=of)
+    return complete(number, nme, replicate_of=of)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(5, "new"), (7, "repeat"), (9, "repeat"), (10, None)])
 def test_where_as_much_is_left_for_the_search_as_for_repeats_the_best_is_repeated(count, expected):
     records = [complete(0, 0.2), complete(1, 0.1), *pruned(2, count)]
-    step = next_step(make_config(trials=10, repeats={"candidates": 2}), records, (), 0.0)
+    step = next_action(make_config(trials=10, repeats={"candidates": 2}), records, (), 0.0)
     assert kind(step) == expected
 
 
 @pytest.mark.parametrize(("count", "expected"), [(8, "new"), (9, "repeat"), (10, None)])
 def test_the_rest_of_the_last_fifth_are_repeats_where_noise_hides_which_is_best(count, expected):
     records = [complete(0, 0.105), complete(1, 0.1), twice(2, 1, 0.11), *pruned(3, count)]
-    step = next_step(make_config(trials=10, repeats={"candidates": 2}), records, (), 0.0)
+    step = next_action(make_config(trials=10, repeats={"candidates": 2}), records, (), 0.0)
     assert (step and step.kind) == expected
     if expected == "repeat":
-        assert step == Step("repeat", 0, 1)
+        assert step == Action("repeat", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_the_rest_of_the_last_fifth_are_repeats_where_noise_hides_which_is_best(
 def test_where_noise_hides_nothing_the_search_goes_on_with_the_whole_budget(budget, others, hours):
     config = make_config(**budget, repeats={"candidates": 2})
     records = [complete(0, 0.2), complete(1, 0.1), twice(2, 1), *pruned(3, 3 + others)]
-    assert next_step(config, records, (), hours) == Step("new")
-    assert next_step(config, [complete(0, 0.1), *records[1:]], (), hours) == Step("repeat", 0, 1)
+    assert next_action(config, records, (), hours) == Action("new")
+    assert next_action(config, [complete(0, 0.1), *records[1:]], (), hours) == Action("repeat", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_where_noise_hides_nothing_the_search_goes_on_with_the_whole_budget(budg
 def test_without_a_share_for_repeats_all_trials_are_new(changes):
     config = make_config(trials=10, **changes)
     records = [complete(0, 0.2), complete(1, 0.1), *pruned(2, 9)]
-    assert next_step(config, records, (), 0.0) == Step("new")
-    assert next_step(config, [*records, *pruned(9, 10)], (), 0.0) is None
+    assert next_action(config, records, (), 0.0) == Action("new")
+    assert next_action(config, [*records, *pruned(9, 10)], (), 0.0) is None
 
 
 def test_where_only_one_trial_is_complete_at_last_the_search_goes_on_with_the_rest():
     config = make_config(trials=10, repeats={"candidates": 2})
-    assert next_step(config, [complete(0), *pruned(1, 9)], (), 0.0) == Step("new")
-    assert next_step(config, [complete(0), *pruned(1, 8), trial(8, state=RUNNING)], (8,), 0.0) is None
-    assert next_step(config, [complete(0), *pruned(1, 10)], (), 0.0) is None
-    assert next_step(config, [complete(0), *pruned(1, 9), complete(9)], (), 0.0) is None
-    assert next_step(config, [complete(0, 0.1), *pruned(1, 8), complete(8, 0.2)], (), 0.0) == Step("repeat", 0, 1)
+    assert next_action(config, [complete(0), *pruned(1, 9)], (), 0.0) == Action("new")
+    assert next_action(config, [complete(0), *pruned(1, 8), trial(8, state=RUNNING)], (8,), 0.0) is None
+    assert next_action(config, [complete(0), *pruned(1, 10)], (), 0.0) is None
+    assert next_action(config, [complete(0), *pruned(1, 9), complete(9)], (), 0.0) is None
+    assert next_action(config, [complete(0, 0.1), *pruned(1, 8), complete(8, 0.2)], (), 0.0) == Action("repeat", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_a_budget_too_small_for_a_run_of_each_candidate_is_all_for_the_search(bu
     config = make_config(**budget, repeats={"candidates": candidates})
     spent = 12 if (config.trials or 1000) < 100 else 92
     records = [complete(0), complete(1), *pruned(2, spent)]
-    assert next_step(config, records, (), 0.0).kind == kind
+    assert next_action(config, records, (), 0.0).kind == kind
 
 
 def test_the_seed_of_a_repeat_counts_from_the_sweeps():
     train = {"optim": {"epochs": EPOCHS}, "run": {"seed": 40}}
     config = make_config(trials=10, train=train, repeats={"candidates": 2})
     records = [complete(0, 0.2), complete(1, 0.1), *pruned(2, 8)]
-    assert next_step(config, records, (), 0.0) == Step("repeat", 1, 41)
+    assert next_action(config, records, (), 0.0) == Action("repeat", 1, 41)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_the_seed_of_a_repeat_counts_from_the_sweeps():
 def test_the_last_fifth_of_the_time_is_for_repeats_and_the_first_comes_before_it(hours, first, then):
     config = make_config(trials=None, hours=10.0)
     records = [complete(0), complete(1)]
-    assert kind(next_step(config, records, (), hours)) == first
-    assert kind(next_step(config, [*records, twice(2, 0)], (), hours)) == then
+    assert kind(next_action(config, records, (), hours)) == first
+    assert kind(next_action(config, [*records, twice(2, 0)], (), hours)) == then
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_the_last_fifth_of_the_device_hours_is_for_repeats(seconds, first, then,
     config = make_config(trials=None, device_hours=10.0, resources={"gpus": gpus})
     each = seconds * 3600 / (gpus or 1.0)
     records = [complete(0, seconds=each), complete(1, seconds=each)]
-    assert kind(next_step(config, records, (), 0.0)) == first
-    assert kind(next_step(config, [*records, twice(2, 0)], (), 0.0)) == then
+    assert kind(next_action(config, records, (), 0.0)) == first
+    assert kind(next_action(config, [*records, twice(2, 0)], (), 0.0)) == then
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0.0, 3.0), (1.0, 3.0), (0.25, 0.75), (4.0, 12.0)])
@@ -224,63 +224,63 @@ def test_device_hours_are_training_time_by_gpus(gpus, expected):
 def test_the_share_of_the_epochs_is_for_repeats():
     config = make_config(trials=None, epochs=50, repeats={"share": 0.4, "candidates": 2})
     records = [complete(0), complete(1), twice(2, 0), *pruned(3, 14)]  # 38 epochs, of which 9 are a repeat
-    assert next_step(config, records, (), 0.0) == Step("new")
-    assert next_step(config, [*records, *pruned(14, 15)], (), 0.0) == Step("repeat", 1, 1)
-    assert next_step(config, [*records, *pruned(14, 17)], (), 0.0) == Step("repeat", 1, 1)  # ends with the last
-    assert next_step(config, [*records, *pruned(14, 18)], (), 0.0) == Step("new")  # too little for a repeat
+    assert next_action(config, records, (), 0.0) == Action("new")
+    assert next_action(config, [*records, *pruned(14, 15)], (), 0.0) == Action("repeat", 1, 1)
+    assert next_action(config, [*records, *pruned(14, 17)], (), 0.0) == Action("repeat", 1, 1)  # ends with the last
+    assert next_action(config, [*records, *pruned(14, 18)], (), 0.0) == Action("new")  # too little for a repeat
 
 
 def test_what_runs_has_its_epochs_set_aside():
     config = make_config(trials=None, epochs=50, repeats={"share": 0.0})
     records = [*(complete(n) for n in range(5)), trial(5, 0.2, 2, RUNNING), trial(6, 0.2, 0, RUNNING)]
-    assert next_step(config, records, {5, 6}, 0.0) == Step("new")  # 45 + 3 + 1
-    assert next_step(config, [*records, trial(7, 0.2, 0, RUNNING)], {5, 6, 7}, 0.0) is None
+    assert next_action(config, records, {5, 6}, 0.0) == Action("new")  # 45 + 3 + 1
+    assert next_action(config, [*records, trial(7, 0.2, 0, RUNNING)], {5, 6, 7}, 0.0) is None
 
 
 def test_a_resumed_trial_must_fit_up_to_its_next_rung():
     config = make_config(trials=None, epochs=30, repeats={"share": 0.0})
     records = [complete(0), complete(1), trial(2, 0.01, 3), *(trial(n, 0.9, 1, PRUNED) for n in range(3, 6))]
-    assert next_step(config, records, (), 0.0) == Step("resume", 2)  # 24 + 6
+    assert next_action(config, records, (), 0.0) == Action("resume", 2)  # 24 + 6
     records.append(trial(6, 0.9, 1, PRUNED))
-    assert next_step(config, records, (), 0.0) == Step("new")
+    assert next_action(config, records, (), 0.0) == Action("new")
 
 
 def test_one_trial_can_always_be_brought_to_its_end():
     config = make_config(trials=None, epochs=12, repeats={"share": 0.0})
     records = pruned(0, 2)
-    assert next_step(config, records, (), 0.0) == Step("new")  # 3 spent, 8 for the rest of one
+    assert next_action(config, records, (), 0.0) == Action("new")  # 3 spent, 8 for the rest of one
     records.append(trial(2, 0.8, 1, PRUNED))
-    assert next_step(config, records, (), 0.0) == Step("new")  # 4 spent, 8 for the rest of one
-    assert next_step(config, [*records, trial(3, 0.7, 1)], (), 0.0) == Step("resume", 3)
+    assert next_action(config, records, (), 0.0) == Action("new")  # 4 spent, 8 for the rest of one
+    assert next_action(config, [*records, trial(3, 0.7, 1)], (), 0.0) == Action("resume", 3)
 
 
 def test_without_a_complete_trial_the_best_of_the_paused_goes_on_at_last():
     config = make_config(trials=2)
     records = [trial(0, 0.3), trial(1, 0.2)]
-    assert next_step(config, records, (), 0.0) == Step("resume", 1)
-    assert next_step(config, [*records[:1], trial(1, 0.2, 2, RUNNING)], {1}, 0.0) is None
-    assert next_step(config, [*records[:1], trial(1, 0.2, 3)], (), 0.0) == Step("resume", 1)
-    assert next_step(config, [*records[:1], complete(1)], (), 0.0) is None
+    assert next_action(config, records, (), 0.0) == Action("resume", 1)
+    assert next_action(config, [*records[:1], trial(1, 0.2, 2, RUNNING)], {1}, 0.0) is None
+    assert next_action(config, [*records[:1], trial(1, 0.2, 3)], (), 0.0) == Action("resume", 1)
+    assert next_action(config, [*records[:1], complete(1)], (), 0.0) is None
 
 
 def test_a_full_space_has_no_new_trials_but_repeats():
     config = make_config(trials=100)
-    assert next_step(config, [complete(0), complete(1)], (), 0.0) == Step("new")
-    assert next_step(config, [complete(0), complete(1)], (), 0.0, full=True) == Step("repeat", 0, 1)
-    assert next_step(config, [complete(0)], (), 0.0, full=True) is None
+    assert next_action(config, [complete(0), complete(1)], (), 0.0) == Action("new")
+    assert next_action(config, [complete(0), complete(1)], (), 0.0, full=True) == Action("repeat", 0, 1)
+    assert next_action(config, [complete(0)], (), 0.0, full=True) is None
 
 
 def test_a_full_space_still_resumes():
     records = [trial(0, 0.3), trial(1, 0.1), trial(2, 0.2)]
-    assert next_step(make_config(), records, (), 0.0, full=True) == Step("resume", 1)
+    assert next_action(make_config(), records, (), 0.0, full=True) == Action("resume", 1)
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2, 3, 8])
 def test_a_trial_runs_for_sure_to_its_next_rung(gone):
     expected = {0: 1, 1: 3, 2: 3, 3: 9, 8: 9}[gone]
-    assert next_stop(make_config(), trial(0, 0.1, gone)) == expected
-    assert next_stop(make_config(pruner={"name": "none"}), trial(0, 0.1, gone)) == 9
-    assert next_stop(make_config(), trial(5, 0.1, gone, repeats=0)) == 9
+    assert next_rung(make_config(), trial(0, 0.1, gone)) == expected
+    assert next_rung(make_config(pruner={"name": "none"}), trial(0, 0.1, gone)) == 9
+    assert next_rung(make_config(), trial(5, 0.1, gone, replicate_of=0)) == 9
 
 
 # Rungs
@@ -311,11 +311,11 @@ def test_the_first_rung_may_be_given():
     assert list(ladder(make_config(pruner={"min_epochs": 20}))) == [9]
 
 
-def goes_on(config: SweepConfig, records: list[TrialRecord], number: int) -> bool:
+def should_continue(config: SweepConfig, records: list[TrialRecord], number: int) -> bool:
     """Whether a trial that stands at a rung goes on where no new ones may begin, while another one runs."""
     config = config.model_copy(update={"trials": len(records), "repeats": RepeatsConfig(share=0.0)})
-    running = trial(len(records), 0.5, 0, RUNNING, repeats=0)
-    return next_step(config, [*records, running], {running.number}, 0.0) == Step("resume", number)
+    running = trial(len(records), 0.5, 0, RUNNING, replicate_of=0)
+    return next_action(config, [*records, running], {running.number}, 0.0) == Action("resume", number)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def goes_on(config: SweepConfig, records: list[TrialRecord], number: int) -> boo
 )
 def test_the_best_third_of_a_rung_goes_on(others, own, expected):
     records = [trial(n, nme, 1, PRUNED) for n, nme in enumerate(others)]
-    assert goes_on(make_config(), [*records, trial(len(others), own)], len(others)) is expected
+    assert should_continue(make_config(), [*records, trial(len(others), own)], len(others)) is expected
 
 
 @pytest.mark.parametrize(
@@ -341,15 +341,20 @@ def test_the_best_third_of_a_rung_goes_on(others, own, expected):
 def test_who_is_of_no_use_is_the_worst_at_the_rungs_on_its_way(state, expected):
     """Three came to the first rung with it, so that the best goes on; who failed by chance counts only where it was."""
     early = [trial(0, 0.1), trial(1, 0.2), TrialRecord(2, {}, state)]
-    assert goes_on(make_config(), early, 0) is expected
+    assert should_continue(make_config(), early, 0) is expected
     later = [trial(0, 0.1, 3), trial(1, 0.2, 3), trial(2, 0.01, 2, state)]
-    assert goes_on(make_config(), later, 0) is expected
+    assert should_continue(make_config(), later, 0) is expected
 
 
 def test_a_repeat_is_no_rival():
-    records = [trial(0, 0.2), trial(1, 0.5), trial(2, 0.01, 1, RUNNING, repeats=0), trial(3, 0.9, 1, repeats=1)]
-    assert not goes_on(make_config(), records, 0)  # two have come to the rung
-    assert goes_on(make_config(), [*records, trial(4, 0.9)], 0)
+    records = [
+        trial(0, 0.2),
+        trial(1, 0.5),
+        trial(2, 0.01, 1, RUNNING, replicate_of=0),
+        trial(3, 0.9, 1, replicate_of=1),
+    ]
+    assert not should_continue(make_config(), records, 0)  # two have come to the rung
+    assert should_continue(make_config(), [*records, trial(4, 0.9)], 0)
 
 
 def test_with_two_objectives_few_must_be_better_in_both():
@@ -360,7 +365,7 @@ def test_with_two_objectives_few_must_be_better_in_both():
     def order() -> list[int]:
         """Who goes on, one after the other."""
         left, found = list(records), []
-        while (number := next((n for n in range(len(left)) if goes_on(config, left, n)), None)) is not None:
+        while (number := next((n for n in range(len(left)) if should_continue(config, left, n)), None)) is not None:
             found.append(number)
             left[number] = replace(left[number], state=PRUNED)
         return found
@@ -375,7 +380,7 @@ def test_with_two_objectives_few_must_be_better_in_both():
 def test_a_trial_goes_on_if_the_budget_reaches_to_its_next_rung(budget):
     config = make_config(epochs=budget, repeats={"share": 0.0})
     records = [complete(0), complete(1), *pruned(2, 9), trial(9, 0.2)]
-    assert (next_step(config, records, (), 0.0) == Step("resume", 9)) is (budget != 27)
+    assert (next_action(config, records, (), 0.0) == Action("resume", 9)) is (budget != 27)
 
 
 # The first design
@@ -384,19 +389,19 @@ def test_a_trial_goes_on_if_the_budget_reaches_to_its_next_rung(budget):
 def test_nobody_goes_on_before_the_first_design_has_come_to_the_first_rung():
     config = make_config(sampler={"startup_trials": 4})
     records = [trial(n, 0.1 + n / 100) for n in range(3)]
-    assert next_step(config, records, (), 0.0) == Step("new")
-    assert next_step(config, [*records, trial(3, 0.5, 0, RUNNING)], {3}, 0.0) == Step("new")
+    assert next_action(config, records, (), 0.0) == Action("new")
+    assert next_action(config, [*records, trial(3, 0.5, 0, RUNNING)], {3}, 0.0) == Action("new")
     for other in (trial(3, 0.5), TrialRecord(3, {}, State.DIVERGED)):
-        assert next_step(config, [*records, other], (), 0.0) == Step("resume", 0)
+        assert next_action(config, [*records, other], (), 0.0) == Action("resume", 0)
     failed = [TrialRecord(n, {}, State.FAILED) for n in range(3, 9)]  # they are no part of any balance
-    assert next_step(config, [*records, *failed[:1], *map(trial, range(4, 6))], (), 0.0) == Step("resume", 0)
+    assert next_action(config, [*records, *failed[:1], *map(trial, range(4, 6))], (), 0.0) == Action("resume", 0)
 
 
 def test_where_no_new_trial_may_begin_the_first_design_is_over():
     config = make_config(trials=3, sampler={"startup_trials": 9}, repeats={"share": 0.0})
     records = [trial(n, 0.1 + n / 100) for n in range(3)]
-    assert next_step(config, records, (), 0.0) == Step("resume", 0)
-    assert next_step(make_config(sampler={"startup_trials": 9}), records, (), 0.0, full=True) == Step("resume", 0)
+    assert next_action(config, records, (), 0.0) == Action("resume", 0)
+    assert next_action(make_config(sampler={"startup_trials": 9}), records, (), 0.0, full=True) == Action("resume", 0)
 
 
 # The end of the search
@@ -405,22 +410,22 @@ def test_where_no_new_trial_may_begin_the_first_design_is_over():
 def test_the_best_trial_is_brought_to_its_end_where_it_waits():
     config = make_config(trials=4, repeats={"share": 0.0})
     records = [complete(0, 0.2), trial(1, 0.1), trial(2, 0.3), trial(3, 0.05, 2, RUNNING)]
-    assert next_step(config, records, {3}, 0.0) is None  # it may become the best
+    assert next_action(config, records, {3}, 0.0) is None  # it may become the best
     records[3] = trial(3, 0.15, 3)
-    assert next_step(config, records, (), 0.0) == Step("resume", 1)
+    assert next_action(config, records, (), 0.0) == Action("resume", 1)
     records[0] = complete(0, 0.09)
-    assert next_step(config, records, (), 0.0) is None
+    assert next_action(config, records, (), 0.0) is None
 
 
 def test_the_epochs_that_the_best_needs_are_set_aside():
     config = make_config(trials=None, epochs=30, repeats={"share": 0.0})
     records = [complete(0, 0.2), *pruned(1, 11), trial(11, 0.1, 3)]  # 22 epochs; the best needs six
-    assert next_step(config, [*records, *pruned(12, 14)], (), 0.0) == Step("resume", 11)
+    assert next_action(config, [*records, *pruned(12, 14)], (), 0.0) == Action("resume", 11)
     records[11] = trial(11, 0.1, 4, RUNNING)
-    assert next_step(config, [*records, *pruned(12, 13)], {11}, 0.0) == Step("new")  # 24, five are promised to it
-    assert next_step(config, [*records, *pruned(12, 14)], {11}, 0.0) is None
+    assert next_action(config, [*records, *pruned(12, 13)], {11}, 0.0) == Action("new")  # 24, five are promised to it
+    assert next_action(config, [*records, *pruned(12, 14)], {11}, 0.0) is None
     records[11] = trial(11, 0.1, 3, PRUNED)
-    assert next_step(config, [*records, *pruned(12, 19)], (), 0.0) == Step("new")
+    assert next_action(config, [*records, *pruned(12, 19)], (), 0.0) == Action("new")
 
 
 # Whom to give up
@@ -475,37 +480,37 @@ class Sweep:
     ) -> None:
         self.clock, self.begun = Fake(step), []
         study, log = Study.in_memory(config), MemoryLog()
-        ledger = Ledger(config, study, log, self.clock)
+        controller = SweepController(config, study, log, self.clock)
         rng, running, full = random.Random(seed), [], config.train.optim.epochs
         while True:
-            while len(running) < slots and (assignment := ledger.next_trial()) is not None:
+            while len(running) < slots and (assignment := controller.next_trial()) is not None:
                 running.append(assignment.number)
-                self.begun.append((self.clock.hours, ledger.record(assignment.number)))
+                self.begun.append((self.clock.hours, controller.record(assignment.number)))
             if not running:
                 break
-            assert len(set(running)) == len(running) == ledger.live
+            assert len(set(running)) == len(running) == controller.live
             number = rng.choice(running)
-            epoch = min(ledger.record(number).epochs + 1, full)
+            epoch = min(controller.record(number).epochs + 1, full)
             self.clock.hours += step
             nme = random.Random(f"{seed} {number}").uniform(0.05, 0.2) + 0.1 / epoch
             metrics = {"best_nme": nme, "epoch_seconds": 60.0}
             if killed and rng.random() < killed:
-                if rng.random() < 0.5 and epoch > ledger.record(number).epochs:  # after the report, before the decision
+                if rng.random() < 0.5 and epoch > controller.record(number).epochs:  # before the decision
                     log.append(Event(EventKind.REPORT, number, {"step": epoch, "metrics": metrics}))
                 study = Study(study._study, config)
-                ledger, running = Ledger(config, study, log, self.clock), []
+                controller, running = SweepController(config, study, log, self.clock), []
                 continue
             if rng.random() < dying:
-                ledger.end(number, State.DIVERGED, "made up")
+                controller.end(number, State.DIVERGED, "made up")
                 running.remove(number)
                 continue
-            on = ledger.report(number, epoch, metrics)
+            on = controller.report(number, epoch, metrics)
             if epoch == full:
-                ledger.end(number, COMPLETE)
+                controller.end(number, COMPLETE)
             if not on or epoch == full:
                 running.remove(number)
-        self.records, self.config = ledger.records, config
-        assert ledger.live == 0
+        self.records, self.config = controller.records, config
+        assert controller.live == 0
         assert all(r.state.finished for r in self.records)
 
     @property
@@ -572,7 +577,7 @@ def test_a_budget_of_epochs_is_spent_on_search_and_repeats_and_no_more_than_that
     for seed in range(3):
         sweep = Sweep(config, slots, seed)
         assert 150 * 0.8 <= sweep.epochs <= 150, seed
-        assert any(r.repeats is not None for r in sweep.records) is (share > 0), seed
+        assert any(r.replicate_of is not None for r in sweep.records) is (share > 0), seed
 
 
 @pytest.mark.parametrize("slots", [1, 4, 30])
@@ -580,7 +585,7 @@ def test_a_budget_of_epochs_is_spent_on_search_and_repeats_and_no_more_than_that
 def test_a_budget_of_trials_is_used_up_and_never_exceeded(slots, seed):
     config = make_config(trials=20, repeats={"share": 0.2, "runs": 9, "candidates": 2})
     sweep = Sweep(config, slots, seed)
-    new = [r for r in sweep.records if r.repeats is None]
+    new = [r for r in sweep.records if r.replicate_of is None]
     assert 16 <= len(new) <= 20  # more where only one of them was complete at last
     assert len(sweep.records) <= 20
     assert [r.number for r in sweep.records] == list(range(len(sweep.records)))
@@ -592,13 +597,13 @@ def test_repeats_have_the_parameters_of_the_best_and_new_seeds():
     config = make_config(trials=30, repeats={"share": 0.2, "runs": 4, "candidates": 3})
     for seed in range(3):
         records = Sweep(config, 4, seed).records
-        repeats = [r for r in records if r.repeats is not None]
+        repeats = [r for r in records if r.replicate_of is not None]
         assert repeats
-        assert all(r.params == records[r.repeats].params for r in repeats)
-        assert all(records[r.repeats].state is COMPLETE for r in repeats)
+        assert all(r.params == records[r.replicate_of].params for r in repeats)
+        assert all(records[r.replicate_of].state is COMPLETE for r in repeats)
         assert all(r.state is COMPLETE for r in repeats)  # never paused or stopped
         assert all(r.seed != config.train.run.seed for r in repeats)
-        assert len({(r.repeats, r.seed) for r in repeats}) == len(repeats)
+        assert len({(r.replicate_of, r.seed) for r in repeats}) == len(repeats)
 
 
 @pytest.mark.parametrize("slots", [1, 5])
@@ -611,18 +616,18 @@ def test_after_the_searchs_hours_repeats_begin_and_nothing_after_the_end(slots):
         assert max(hours for hours, _ in sweep.begun) < 1.0
         late = [record for hours, record in sweep.begun if hours >= 0.8]
         assert late
-        again = [hours for hours, record in sweep.begun if record.repeats is not None]
+        again = [hours for hours, record in sweep.begun if record.replicate_of is not None]
         assert all(hours >= 0.6 for hours in again)
         assert sum(hours < 0.8 for hours in again) == 1
 
 
-def test_hours_count_from_when_the_ledger_was_made():
+def test_hours_count_from_when_the_controller_was_made():
     config, clock = make_config(trials=None, hours=1.0), Fake()
     clock.hours = 1000.0
-    ledger = Ledger(config, Study.in_memory(config), MemoryLog(), clock)
-    assert ledger.next_trial() is not None
+    controller = SweepController(config, Study.in_memory(config), MemoryLog(), clock)
+    assert controller.next_trial() is not None
     clock.hours += 1.0
-    assert ledger.next_trial() is None
+    assert controller.next_trial() is None
 
 
 def test_device_hours_end_a_sweep():
@@ -644,22 +649,22 @@ def test_a_finite_space_that_is_full_leaves_the_rest_to_repeats():
     space = {"optim.batch_size": {"choice": [4, 8]}}
     config = make_config(space=space, trials=100, pruner={"name": "none"}, repeats={"share": 0.2, "runs": 3})
     records = Sweep(config, 2, 0).records
-    assert sum(r.repeats is None for r in records) == 2
+    assert sum(r.replicate_of is None for r in records) == 2
     assert 2 < len(records) <= 6
 
 
 @pytest.mark.parametrize("slots", [1, 6])
 def test_never_more_are_paused_than_shall_be_kept(slots):
     config = make_config(trials=40, pruner={"min_epochs": 1, "reduction": 3, "paused": 3})
-    ledger = Ledger(config, Study.in_memory(config), MemoryLog())
-    while (assignment := ledger.next_trial()) is not None:
+    controller = SweepController(config, Study.in_memory(config), MemoryLog())
+    while (assignment := controller.next_trial()) is not None:
         number, nme = assignment.number, random.Random(assignment.number).random()
-        for epoch in range(ledger.record(number).epochs + 1, EPOCHS + 1):
-            if not ledger.report(number, epoch, {"best_nme": nme, "epoch_seconds": 1.0}):
+        for epoch in range(controller.record(number).epochs + 1, EPOCHS + 1):
+            if not controller.report(number, epoch, {"best_nme": nme, "epoch_seconds": 1.0}):
                 break
         else:
-            ledger.end(number, COMPLETE)
-        assert sum(r.state is PAUSED for r in ledger.records) <= 3
+            controller.end(number, COMPLETE)
+        assert sum(r.state is PAUSED for r in controller.records) <= 3
 
 
 def test_the_same_reports_give_the_same_sweep():

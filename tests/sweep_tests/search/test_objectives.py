@@ -7,9 +7,9 @@ import pytest
 
 from sweep.core.config import LimitsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.objectives import broken_limit, compared, costs, pareto_front, second_value
+from sweep.search.objectives import broken_limit, costs, pareto_front, ranked_rungs, second_value
 from sweep.search.sampling.sampler import Sampler
-from sweep.search.trial_table import Trials
+from sweep.search.trial_table import TrialTable
 from trainer.config import TrainConfig
 
 SPEED, FAILURES = "images_per_second", "fr10"
@@ -158,7 +158,7 @@ def test_a_speed_of_zero_is_no_error(limits):
 
 def order(config: SweepConfig, records: list[TrialRecord], rung: int) -> list[int]:
     """Numbers of those that came to a rung, the best first."""
-    return [number for _, number in dict(compared(config, Trials(config, records)))[rung].arrived]
+    return [number for _, number in dict(ranked_rungs(config, TrialTable(config, records)))[rung].reached]
 
 
 def two(objective: str) -> SweepConfig:
@@ -219,7 +219,7 @@ def test_a_suggestion_is_the_same_whenever_it_is_asked_and_in_the_space(objectiv
     records = [trial(n, [nme] * 4, speed=speed) for n, (nme, speed) in speeds.items()] + bad
 
     def suggest(attempt: int = 0) -> dict:
-        return Sampler(config, Trials(config, records)).suggest(6, {}, attempt)
+        return Sampler(config, TrialTable(config, records)).suggest(6, {}, attempt)
 
     assert suggest() == suggest() != suggest(9)
     assert 1e-4 <= suggest()["optim.lr"] <= 1e-2
@@ -230,7 +230,7 @@ def test_what_a_failed_trial_had_reached_does_not_change_what_is_suggested(sampl
     config = make_config(sampler={"name": sampler, "startup_trials": 2, "random_share": 0.0})
     records = [trial(n, [0.1 + n / 100] * 4) for n in range(4)]
     one, other = (
-        Sampler(config, Trials(config, [*records, trial(4, curve, State.FAILED)])).suggest(5, {})
+        Sampler(config, TrialTable(config, [*records, trial(4, curve, State.FAILED)])).suggest(5, {})
         for curve in ([], [0.05, 0.001])
     )
     assert one == other

@@ -46,9 +46,9 @@ def stopped(config: PrunerConfig, epoch: int, curves: dict[int, dict[int, float]
         ([0.1, 0.2, 0.3, 0.4], 0.35, False),
     ],
 )
-def test_the_better_half_of_a_rung_goes_on(others, own, goes_on):
+def test_the_better_half_of_a_rung_goes_on(others, own, should_continue):
     curves = {number: {1: value} for number, value in enumerate(others)} | {9: {1: own}}
-    assert prunes(halving(), 9, 1, curves) is not goes_on
+    assert prunes(halving(), 9, 1, curves) is not should_continue
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_who_pauses_never_stops_a_trial_for_good(config):
 
 def promotable(values: dict[int, float], reduction: int = 3) -> set[int]:
     """Of trials that all wait at a rung, those that deserve to go on."""
-    return {number for _, number in Rung.of(values, values).deserving(reduction)}
+    return {number for _, number in Rung.of(values, values).promotable(reduction)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sweep.search.sampling import cma_es
 from sweep.search.sampling.rank_gp import design, propose, score
 from sweep.search.sampling.sampler import Sampler
 from sweep.search.sampling.unit_cube import UnitCube
-from sweep.search.trial_table import Trials
+from sweep.search.trial_table import TrialTable
 
 SPACE = {
     "optim.lr": {"log_uniform": [1e-4, 1e-2]},
@@ -158,13 +158,13 @@ def test_the_first_design_is_that_of_its_seed():
 def searched(space: dict, value, trials: int, seed: int = 0, **sampler) -> list[TrialRecord]:
     """Trials that were suggested one after the other, each trained to its end."""
     config = make_config(space, seed=seed, trials=trials, sampler={"random_share": 0.0, **sampler})
-    table = Trials(config)
+    table = TrialTable(config)
     for number in range(trials):
         params = Sampler(config, table).suggest(number, {})
         nme = value(params)
         state = State.DIVERGED if nme is None else State.COMPLETE
         curve = {} if nme is None else {epoch: nme + 0.01 / epoch for epoch in range(1, EPOCHS + 1)}
-        table.put(TrialRecord(number, params, state, curve))
+        table.upsert(TrialRecord(number, params, state, curve))
     return list(table)
 
 
@@ -229,11 +229,11 @@ def test_it_stays_away_from_where_trials_diverge():
 
 def test_trials_that_are_on_their_way_are_not_asked_for_again():
     config = make_config(TWO, sampler={"random_share": 0.0})
-    table = Trials(config, searched(TWO, bowl, 20))
+    table = TrialTable(config, searched(TWO, bowl, 20))
     asked = []
     for number in range(20, 26):
         asked.append(Sampler(config, table).suggest(number, {}))
-        table.put(TrialRecord(number, asked[-1]))
+        table.upsert(TrialRecord(number, asked[-1]))
     places = cube(TWO).points(asked)
     apart = np.linalg.norm(places[:, None] - places, axis=2)[np.triu_indices(6, 1)]
     assert apart.min() > 0.999 / math.sqrt(math.pi * 26)
@@ -243,7 +243,7 @@ def test_trials_that_are_on_their_way_are_not_asked_for_again():
 def test_a_part_that_is_given_is_kept_and_the_rest_fits_to_it(name):
     config = make_config(sampler={"name": name})
     for number, fixed in [(0, {"loss.name": "star"}), (3, {"loss.name": "wing"}), (50, {"loss.name": "star"})]:
-        params = Sampler(config, Trials(config)).suggest(number, fixed)
+        params = Sampler(config, TrialTable(config)).suggest(number, fixed)
         assert params.items() >= fixed.items()
         assert ("loss.star_weight" in params) is (params["loss.name"] == "star")
 
@@ -251,8 +251,8 @@ def test_a_part_that_is_given_is_kept_and_the_rest_fits_to_it(name):
 @pytest.mark.parametrize("name", ["rank_gp", "tpe", "cmaes"])
 def test_a_share_of_trials_is_drawn_at_random(name):
     config = make_config(TWO, sampler={"name": name, "random_share": 0.15})
-    sampler = Sampler(config, Trials(config, searched(TWO, bowl, 20)))
-    drawn = Sampler(make_config(TWO, sampler={"name": "random"}), Trials(config))
+    sampler = Sampler(config, TrialTable(config, searched(TWO, bowl, 20)))
+    drawn = Sampler(make_config(TWO, sampler={"name": "random"}), TrialTable(config))
     same = sum(sampler.suggest(number, {}) == drawn.suggest(number, {}) for number in range(20, 220))
     assert 18 <= same <= 42
 
@@ -260,9 +260,9 @@ def test_a_share_of_trials_is_drawn_at_random(name):
 def test_optunas_samplers_see_the_scores_and_who_is_on_the_way():
     config = make_config(TWO, sampler={"name": "tpe"})
     records = searched(TWO, bowl, 6)
-    table = Trials(config, [*records, TrialRecord(6, records[0].params), TrialRecord(7, {}, State.FAILED)])
+    table = TrialTable(config, [*records, TrialRecord(6, records[0].params), TrialRecord(7, {}, State.FAILED)])
     sampler = Sampler(config, table)
-    shown = sampler._shown(score([rung.arrived for rung in table.rungs.values()]))
+    shown = sampler._history(score([rung.reached for rung in table.rungs.values()]))
     assert [trial.number - 1 for trial in shown] == [0, 1, 2, 3, 4, 5, 6]
     order = sorted(range(6), key=lambda n: records[n].best_nme)
     assert sorted(range(6), key=lambda n: shown[n].value) == order
@@ -313,4 +313,4 @@ def test_a_space_of_one_range_has_no_covariance():
     assert cma_es.propose(one, np.array([[0.5]]), {0: 1.0}, 0) is None
     config = make_config({"optim.lr": TWO["optim.lr"]}, sampler={"name": "cmaes", "startup_trials": 1})
     records = [TrialRecord(n, {"optim.lr": 1e-3}, curve=dict.fromkeys(range(1, EPOCHS + 1), 0.1)) for n in range(3)]
-    assert 1e-4 <= Sampler(config, Trials(config, records)).suggest(3, {})["optim.lr"] <= 1e-2
+    assert 1e-4 <= Sampler(config, TrialTable(config, records)).suggest(3, {})["optim.lr"] <= 1e-2

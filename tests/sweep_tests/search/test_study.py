@@ -228,30 +228,30 @@ def test_a_repeat_has_the_parameters_of_its_trial_and_a_seed_of_its_own(make):
     run_one(study)
     second = run_one(study)
     repeat = study.repeat(1, seed=7)
-    assert (repeat.number, repeat.params, repeat.seed, repeat.repeats) == (2, second, 7, 1)
+    assert (repeat.number, repeat.params, repeat.seed, repeat.replicate_of) == (2, second, 7, 1)
     again = maker.open()
     assert again.record(2) == repeat
     finish(again, 2, State.COMPLETE)
     assert (maker.open().record(2).state, maker.open().record(2).repeats) == (State.COMPLETE, 1)
-    assert [(r.seed, r.repeats) for r in maker.open().records] == [(None, None), (None, None), (7, 1)]
+    assert [(r.seed, r.replicate_of) for r in maker.open().records] == [(None, None), (None, None), (7, 1)]
     assert again.ask().number == 3
 
 
 def test_a_study_is_satisfied_when_nothing_is_left_to_run(make):
     maker = make(trials=2, repeats={"share": 0})
     study = maker.open()
-    assert not study.satisfies()
+    assert not study.is_finished()
     run_one(study, State.COMPLETE)
-    assert not study.satisfies()
+    assert not study.is_finished()
     last = study.ask()
-    assert not study.satisfies()
+    assert not study.is_finished()
     study.report(last.number, 1, 0.1)
-    study.hold(last.number, State.PAUSED)
-    assert not study.satisfies()
+    study.set_state(last.number, State.PAUSED)
+    assert not study.is_finished()
     finish(study, last.number, State.FAILED)
-    assert study.satisfies()
-    assert maker.open().satisfies()
-    assert not maker.open(trials=3).satisfies()
+    assert study.is_finished()
+    assert maker.open().is_finished()
+    assert not maker.open(trials=3).is_finished()
 
 
 # What is remembered

@@ -18,7 +18,7 @@ from written_sweeps import PLANE, some, write_sweep
 
 from sweep import simulate
 from sweep.simulation import repeated
-from sweep.simulation.recorded_curves import Curve, Curves
+from sweep.simulation.recorded_curves import Curve, RecordedCurves
 from sweep.simulation.regret_plot import draw
 from sweep.simulation.simulator import History
 from sweep.storage.event_log import Event, EventKind
@@ -301,7 +301,7 @@ def test_a_finished_sweep_is_read_by_its_folder_or_by_its_name(named, ask, here)
     code, out, err = ask("--save-curves", "saved.json.gz", sweep="outputs/told.yaml", curves=given)
     assert (code, err) == (0, "")
     assert "on 8 recorded trainings of 4 epochs" in out  # the four that were stopped are left out
-    assert Curves.load(here / "saved.json.gz").curves == recorded()
+    assert RecordedCurves.load(here / "saved.json.gz").curves == recorded()
 
 
 def test_sweeps_with_other_seeds_are_one_set_of_curves(ask, here):
@@ -310,7 +310,7 @@ def test_sweeps_with_other_seeds_are_one_set_of_curves(ask, here):
     code, out, _ = ask("--save-curves", "saved.json.gz", sweep="outputs/seed0.yaml", curves="seed0 seed1 seed2")
     assert code == 0
     assert "on 24 recorded trainings of 4 epochs" in out
-    saved = Curves.load(here / "saved.json.gz")
+    saved = RecordedCurves.load(here / "saved.json.gz")
     assert saved.curves == recorded(0) + recorded(1) + recorded(2)
 
 
@@ -329,7 +329,7 @@ def test_saved_curves_tell_how_they_were_made_and_not_where(ask, here):
     train = TINY | {"data": data | {"image_size": 32}, "optim": {"epochs": 4, "batch_size": 8}}
     sweep = write_sweep(here / "outputs", PLANE, trials(6), train=train)
     assert ask("--save-curves", "saved.json.gz", sweep="outputs/told.yaml", curves=str(sweep.folder))[0] == 0
-    made = Curves.load(here / "saved.json.gz").made
+    made = RecordedCurves.load(here / "saved.json.gz").made
     assert made["config"]["model"]["backbone"] == "resnet18"
     assert made["tags"] == {"machine": "<here> & there"}
     assert str(here) not in gzip.decompress((here / "saved.json.gz").read_bytes()).decode()
@@ -357,7 +357,7 @@ def test_repeats_and_divergences_of_a_sweep_are_curves_too(here):
         Event(EventKind.TRIAL_ENDED, 14, ended("FAILED"), 2050),
     ]
     sweep = finished(here / "outputs", "told", 5, more=more)
-    *others, repeat, dead = Curves.of_sweeps([sweep]).curves
+    *others, repeat, dead = RecordedCurves.of_sweeps([sweep]).curves
     assert tuple(others) == recorded(5)
     assert repeat == Curve(params, 7, (0.4, 0.3, 0.2, 0.1), (3.0,) * 4)
     assert dead == Curve(params, 5, (0.9, 0.8), (3.0,) * 2)

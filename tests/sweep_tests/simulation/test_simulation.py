@@ -1,4 +1,4 @@
-"""Simulated sweeps on made-up learning curves: they must decide as the real study, ledger and log do."""
+"""Simulated sweeps on made-up learning curves: they must decide as the real study, controller and log do."""
 
 import gzip
 import itertools
@@ -12,12 +12,12 @@ from made_up_curves import CORNER, EPOCHS, LRS, SPACE, WEIGHTS, analytic, make_c
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.sampling.sampler import derived_seed
 from sweep.search.study import Study
-from sweep.simulation.recorded_curves import Curve, Curves
+from sweep.simulation.recorded_curves import Curve, RecordedCurves
 from sweep.simulation.simulator import History, simulate
-from sweep.simulation.surrogate import SmoothTask, Task
+from sweep.simulation.surrogate import SmoothTask, SurrogateTask
 from sweep.storage.event_log import EventLog, read_events
 from trainer.errors import ConfigError
 
@@ -36,17 +36,17 @@ def make_config(**changes) -> SweepConfig:
     return SweepConfig(**{**tree, **changes})
 
 
-def make_task(**changes) -> Task:
+def make_task(**changes) -> SurrogateTask:
     return SmoothTask(make_curves(**changes), make_config().dimensions)
 
 
 @pytest.fixture(scope="module")
-def task() -> Task:
+def task() -> SurrogateTask:
     return make_task()
 
 
 @pytest.fixture(scope="module")
-def deadly() -> Task:
+def deadly() -> SurrogateTask:
     return make_task(dying=4)
 
 
@@ -56,7 +56,7 @@ def deadly() -> Task:
 def test_curves_are_read_back_as_they_were_written(tmp_path):
     curves = make_curves(dying=4)
     curves.save(tmp_path / "curves.json.gz")
-    assert Curves.load(tmp_path / "curves.json.gz") == curves
+    assert RecordedCurves.load(tmp_path / "curves.json.gz") == curves
 
 
 def test_the_same_curves_give_the_same_file(tmp_path):
@@ -67,8 +67,8 @@ def test_the_same_curves_give_the_same_file(tmp_path):
 
 def test_numbers_are_written_with_enough_digits(tmp_path):
     params = {"optim.lr": 1.23456789e-4, "loss.name": "star", "optim.nesterov": None}
-    Curves(1, (Curve(params, 5, (0.123456789,), (1.23456,)),)).save(tmp_path / "curves")
-    (curve,) = Curves.load(tmp_path / "curves").curves
+    RecordedCurves(1, (Curve(params, 5, (0.123456789,), (1.23456,)),)).save(tmp_path / "curves")
+    (curve,) = RecordedCurves.load(tmp_path / "curves").curves
     assert curve == Curve(params, 5, (0.123457,), (1.235,))
 
 
@@ -79,7 +79,9 @@ def content(**changes) -> bytes:
 
 def test_the_smallest_file_is_read(tmp_path):
     (tmp_path / "curves").write_bytes(content())
-    assert Curves.load(tmp_path / "curves") == Curves(2, (Curve({"optim.lr": 1e-3}, 0, (0.2, 0.1), (1, 1)),))
+    assert RecordedCurves.load(tmp_path / "curves") == RecordedCurves(
+        2, (Curve({"optim.lr": 1e-3}, 0, (0.2, 0.1), (1, 1)),)
+    )
 
 
 def flipped(data: bytes) -> bytes:
@@ -110,7 +112,7 @@ def test_a_damaged_file_is_refused_by_its_name(damaged, tmp_path):
     path = tmp_path / "curves.json.gz"
     path.write_bytes(damaged)
     with pytest.raises(ConfigError, match=r"curves\.json\.gz: "):
-        Curves.load(path)
+        RecordedCurves.load(path)
 
 
 def test_a_file_that_is_damaged_anywhere_is_refused_by_its_name(tmp_path):
@@ -118,7 +120,7 @@ def test_a_file_that_is_damaged_anywhere_is_refused_by_its_name(tmp_path):
     for place in range(10, len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         try:
-            Curves.load(path)
+            RecordedCurves.load(path)
         except ConfigError:
             pass
         except (EOFError, zlib.error) as error:
@@ -127,7 +129,7 @@ def test_a_file_that_is_damaged_anywhere_is_refused_by_its_name(tmp_path):
 
 def test_a_missing_file_is_refused_by_its_name(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere.gz: cannot be read"):
-        Curves.load(tmp_path / "nowhere.gz")
+        RecordedCurves.load(tmp_path / "nowhere.gz")
 
 
 # A task
@@ -205,10 +207,10 @@ CONDITIONAL = {
 }
 
 
-def conditional(first: str) -> Curves:
+def conditional(first: str) -> RecordedCurves:
     star = Curve({"loss.name": "star", "loss.star_weight": 1.0, "optim.lr": 1e-3}, 0, (0.2, 0.1), (1.0, 1.0))
     wing = Curve({"loss.name": "wing", "optim.lr": 1e-3}, 0, (0.3, 0.2), (1.0, 1.0))
-    return Curves(2, (star, wing) if first == "star" else (wing, star))
+    return RecordedCurves(2, (star, wing) if first == "star" else (wing, star))
 
 
 def test_curves_of_another_length_are_stretched_to_the_sweeps():
@@ -228,7 +230,7 @@ def test_curves_of_another_length_are_stretched_to_the_sweeps():
 def test_curves_of_a_space_with_conditions_are_saved_and_read_back(first, tmp_path):
     curves = conditional(first)
     curves.save(tmp_path / "curves.json.gz")
-    assert Curves.load(tmp_path / "curves.json.gz").curves == curves.curves
+    assert RecordedCurves.load(tmp_path / "curves.json.gz").curves == curves.curves
 
 
 @pytest.mark.parametrize("first", ["star", "wing"])
@@ -324,10 +326,10 @@ def test_a_diverging_trial_does_not_end_the_sweep_and_is_never_chosen(deadly):
 
 def test_repeats_of_a_simulated_sweep_have_curves_of_their_own(task):
     history = simulate(make_config(pruner={"name": "none"}, repeats={"share": 0.4}), task, 1, 0)
-    repeats = [r for r in history.records if r.repeats is not None]
+    repeats = [r for r in history.records if r.replicate_of is not None]
     assert repeats
     for repeat in repeats:
-        first = history.records[repeat.repeats]
+        first = history.records[repeat.replicate_of]
         assert repeat.params == first.params
         assert repeat.curve != first.curve
 
@@ -341,28 +343,28 @@ def test_a_history_is_read_at_any_budget():
 # Against the real code
 
 
-def replay(config: SweepConfig, task: Task, seed: int, folder) -> list:
+def replay(config: SweepConfig, task: SurrogateTask, seed: int, folder) -> list:
     """One slot, with a real database and event log: what the executor does, without training."""
     config = config.model_copy(update={"seed": seed})
     study = Study.open(f"sqlite:///{folder / 'study.db'}", config)
     with EventLog(folder / "events.jsonl") as log:
-        ledger = Ledger(config, study, log)
-        while (assignment := ledger.next_trial()) is not None:
+        controller = SweepController(config, study, log)
+        while (assignment := controller.next_trial()) is not None:
             number = assignment.number
-            curve = task.curve(ledger.record(number).params, derived_seed(seed, number, 7))
-            train(ledger, number, np.minimum.accumulate(curve).tolist(), task)
-    return ledger.records
+            curve = task.curve(controller.record(number).params, derived_seed(seed, number, 7))
+            train(controller, number, np.minimum.accumulate(curve).tolist(), task)
+    return controller.records
 
 
-def train(ledger: Ledger, number: int, curve: list[float], task: Task) -> None:
-    for epoch in range(ledger.record(number).epochs + 1, task.epochs + 1):
+def train(controller: SweepController, number: int, curve: list[float], task: SurrogateTask) -> None:
+    for epoch in range(controller.record(number).epochs + 1, task.epochs + 1):
         if epoch > len(curve):
-            ledger.end(number, State.DIVERGED, "diverged")
+            controller.end(number, State.DIVERGED, "diverged")
             return
         metrics = {"best_nme": curve[epoch - 1], "epoch_seconds": task.seconds(epoch)}
-        if not ledger.report(number, epoch, metrics):
+        if not controller.report(number, epoch, metrics):
             return
-    ledger.end(number, State.COMPLETE)
+    controller.end(number, State.COMPLETE)
 
 
 def decisions(records: list) -> list[tuple]:
@@ -382,12 +384,12 @@ def decisions(records: list) -> list[tuple]:
         pytest.param(6, {"device_hours": 0.02, "epochs": None}, id="device_hours"),
     ],
 )
-def test_the_simulator_decides_as_study_ledger_and_log_do(seed, changes, deadly, tmp_path):
+def test_the_simulator_decides_as_study_controller_and_log_do(seed, changes, deadly, tmp_path):
     config = make_config(**{"epochs": 40, **changes})
     simulated = simulate(config, deadly, 1, seed).records
     real = replay(config, deadly, seed, tmp_path)
     assert decisions(real) == decisions(simulated)
-    assert [(r.curve, r.seed, r.repeats) for r in real] == [(r.curve, r.seed, r.repeats) for r in simulated]
+    assert [(r.curve, r.seed, r.replicate_of) for r in real] == [(r.curve, r.seed, r.replicate_of) for r in simulated]
     started = [event.trial for event, _ in read_events(tmp_path / "events.jsonl") if event.kind == "trial_started"]
     assert set(started) == {r.number for r in real}
     stored = Study.open(f"sqlite:///{tmp_path / 'study.db'}", config.model_copy(update={"seed": seed})).records

@@ -22,7 +22,7 @@ from sweep.core.search_space import Dimension
 from sweep.simulation import repeated
 from sweep.simulation.curve_table import read_table
 from sweep.simulation.foreign_sweep import load_foreign, space_of
-from sweep.simulation.recorded_curves import NME, Curve, Curves, Metric
+from sweep.simulation.recorded_curves import NME, Curve, Metric, RecordedCurves
 from sweep.simulation.simulator import History
 from sweep.simulation.surrogate import NearestTask
 from trainer.errors import ConfigError
@@ -47,7 +47,7 @@ def trainings(count: int = COUNT, seeds: int = 2) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def read(frame: pd.DataFrame, folder: Path, metric: str = "error", **given) -> Curves:
+def read(frame: pd.DataFrame, folder: Path, metric: str = "error", **given) -> RecordedCurves:
     frame.to_csv(folder / "table.csv", index=False)
     return read_table(folder / "table.csv", metric, **{"maximize": False, "keys": None} | given)
 
@@ -183,7 +183,7 @@ def test_the_space_holds_what_was_recorded(tmp_path):
 )
 def test_each_kind_of_values_has_its_kind_of_range(values, spec):
     curves = tuple(Curve({"x": value}, 0, (1.0,), (1.0,)) for value in values)
-    assert space_of(Curves(1, curves)) == {"x": spec}
+    assert space_of(RecordedCurves(1, curves)) == {"x": spec}
 
 
 # The nearest training
@@ -197,7 +197,7 @@ SPACE = (Dimension("lr", "log_uniform", 1e-4, 1.0), Dimension("c", "choice", cho
 
 
 def test_the_nearest_training_is_trained_with_one_of_its_seeds():
-    curves = Curves(2, (*near("a", 1e-4, 0.5, 0.7), *near("a", 1.0, 0.3), *near("b", 1e-4, 0.2)))
+    curves = RecordedCurves(2, (*near("a", 1e-4, 0.5, 0.7), *near("a", 1.0, 0.3), *near("b", 1e-4, 0.2)))
     task = NearestTask(curves, SPACE)
     ends = {float(task.curve({"lr": 3e-4, "c": "a"}, seed)[-1]) for seed in range(30)}
     assert ends == {0.5, 0.7}
@@ -210,7 +210,7 @@ def test_the_nearest_training_is_trained_with_one_of_its_seeds():
 def test_where_it_diverged_it_diverges():
     dead = Curve({"c": "a", "lr": 1.0}, 0, (), ())
     half = Curve({"c": "b", "lr": 1.0}, 0, (0.4,), (1.0,))
-    task = NearestTask(Curves(2, (*near("a", 1e-4, 0.5), dead, half)), SPACE, epochs=4)
+    task = NearestTask(RecordedCurves(2, (*near("a", 1e-4, 0.5), dead, half)), SPACE, epochs=4)
     assert len(task.curve({"lr": 0.9, "c": "a"}, 0)) == 0
     assert task.curve({"lr": 0.9, "c": "b"}, 0).tolist() == [0.4, 0.4]
     assert task.true_nme({"lr": 0.9, "c": "b"}) == math.inf
@@ -218,10 +218,10 @@ def test_where_it_diverged_it_diverges():
 
 
 def test_configurations_outside_of_the_choices_are_not_there():
-    curves = Curves(2, (*near("a", 1e-4, 0.5), *near("z", 1e-4, 0.1)))
+    curves = RecordedCurves(2, (*near("a", 1e-4, 0.5), *near("z", 1e-4, 0.1)))
     assert NearestTask(curves, SPACE).best == 0.5
     with pytest.raises(ConfigError, match="holds no recorded configuration"):
-        NearestTask(Curves(2, tuple(near("z", 1e-4, 0.1))), SPACE)
+        NearestTask(RecordedCurves(2, tuple(near("z", 1e-4, 0.1))), SPACE)
 
 
 def test_a_sweep_of_foreign_parameters_knows_no_trainer(tmp_path):

@@ -17,7 +17,7 @@ from sweep.core.errors import StorageError, SupersededError
 from sweep.core.trial import State, TrialRecord
 from sweep.driver.rerun_executor import Reruns
 from sweep.execution import trial_workspace
-from sweep.execution.trial_workspace import Workplace
+from sweep.execution.trial_workspace import TrialWorkspace
 from sweep.storage import remote_files as module
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import TRIAL_LOG
@@ -123,7 +123,7 @@ def test_a_storage_that_is_away_for_a_while_is_waited_for(tmp_path, monkeypatch,
 
 def test_one_that_stays_away_is_given_up_by_name(tmp_path, monkeypatch, bucket):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(module, "_MAX_UNAVAILABLE", 0.0)
     with pytest.raises(StorageError, match=r"storage s3://faces/sweeps/gone cannot be used"):
         Storage.of_sweep(bucket, "gone", tmp_path).push(Path(__file__), tmp_path / "a")
 
@@ -195,7 +195,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(storage, tmp_path)
     assert (tmp_path / "look").read_text() == "epoch 7 ."
 
 
-# Workplaces
+# Workspaces
 
 
 def config(storage: Storage, cache: Path) -> TrainConfig:
@@ -205,18 +205,18 @@ def config(storage: Storage, cache: Path) -> TrainConfig:
 
 
 def test_a_trial_goes_on_at_another_machine_and_leaves_nothing_at_the_first(storage, tmp_path):
-    with Workplace(config(storage, tmp_path / "a"), storage, None) as place:
-        assert place.folder.is_relative_to(tmp_path / "a")
-        assert not place.last.exists()
+    with TrialWorkspace(config(storage, tmp_path / "a"), storage, None) as workspace:
+        assert workspace.folder.is_relative_to(tmp_path / "a")
+        assert not workspace.last.exists()
         logging.getLogger("sweep.execution.trial_worker").info("at the first machine")
-        place.last.write_text("state")
-        place.save()
-    assert not place.folder.exists()
-    with Workplace(config(storage, tmp_path / "b"), storage, None) as place:
-        assert place.folder.is_relative_to(tmp_path / "b")
-        assert place.last.read_text() == "state"
+        workspace.last.write_text("state")
+        workspace.save()
+    assert not workspace.folder.exists()
+    with TrialWorkspace(config(storage, tmp_path / "b"), storage, None) as workspace:
+        assert workspace.folder.is_relative_to(tmp_path / "b")
+        assert workspace.last.read_text() == "state"
         logging.getLogger("sweep.execution.trial_worker").info("at the second")
-        place.save(final=True)
+        workspace.save(final=True)
     log = tmp_path / TRIAL_LOG
     assert storage.fetch(storage.root / "trials" / "0003" / TRIAL_LOG, log)
     first, second = log.read_text().splitlines()
@@ -230,10 +230,10 @@ def test_what_a_killed_worker_left_is_removed_by_the_next_but_not_what_is_in_use
     left.mkdir(parents=True)
     (left / "last.pt").touch()
     (left / "worker.lock").touch()
-    with Workplace(config(storage, tmp_path / "a"), storage, None) as place:
+    with TrialWorkspace(config(storage, tmp_path / "a"), storage, None) as workspace:
         assert not left.exists()
         trial_workspace._remove_stale(runs)
-        assert place.folder.exists()
+        assert workspace.folder.exists()
 
 
 @pytest.mark.parametrize("purpose", [SEED, FINAL])
@@ -241,10 +241,10 @@ def test_what_a_rerun_leaves_elsewhere_comes_here(storage, tmp_path, purpose):
     job = Job("run", purpose, TrialRecord(0, {}, State.COMPLETE), config(storage, tmp_path / "a"))
     reruns = Reruns([job], MemoryLog(), print, storage)
     assert reruns.next_trial().config == job.config
-    with Workplace(job.config, storage, None) as place:
+    with TrialWorkspace(job.config, storage, None) as workspace:
         for name in ("metrics.jsonl", "best.pt", "last.pt"):
-            (place.folder / name).write_text(name)
-        place.save(final=True)
+            (workspace.folder / name).write_text(name)
+        workspace.save(final=True)
     reruns.end(0, State.COMPLETE)
     files = {path.name for path in job.folder.iterdir()}
     assert files - {TRIAL_LOG} == {"metrics.jsonl"} | ({"best.pt"} if purpose == FINAL else set())
@@ -254,8 +254,8 @@ def test_what_a_rerun_leaves_elsewhere_comes_here(storage, tmp_path, purpose):
 
 def test_without_a_storage_a_trial_stays_in_its_folder(tmp_path):
     plain = TrainConfig().replace({"run.output": str(tmp_path / "0001")})
-    with Workplace(plain, None, None) as place:
-        assert place.folder == tmp_path / "0001"
-        assert place.config == plain
-        place.save(final=True)
+    with TrialWorkspace(plain, None, None) as workspace:
+        assert workspace.folder == tmp_path / "0001"
+        assert workspace.config == plain
+        workspace.save(final=True)
     assert (tmp_path / "0001" / TRIAL_LOG).exists()

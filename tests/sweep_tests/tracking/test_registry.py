@@ -18,9 +18,9 @@ from written_sweeps import final, note, read, write_trained
 
 import trainer
 from sweep import card
-from sweep.analysis.sweep_result import Sweep, load
+from sweep.analysis.sweep_result import SweepResult, load
 from sweep.storage.event_log import Event, EventKind
-from sweep.tracking.artifacts import make_projector
+from sweep.tracking.artifacts import make_mlflow_sync
 from sweep.tracking.mlflow_client import connect
 from sweep.tracking.model_registry import ALIAS, register
 from trainer import checkpoint, predict
@@ -47,11 +47,11 @@ print(json.dumps({"found": found, "code": code, "before": before, "sweep": modul
 """
 
 
-def uri_of(sweep: Sweep) -> str:
+def uri_of(sweep: SweepResult) -> str:
     return f"sqlite:///{sweep.folder.parent / 'mlflow.db'}"
 
 
-def make(sweep: Sweep, capsys) -> str:
+def make(sweep: SweepResult, capsys) -> str:
     """What the command prints."""
     code = card.main(["told", "--output", str(sweep.folder.parent)])
     captured = capsys.readouterr()
@@ -60,7 +60,7 @@ def make(sweep: Sweep, capsys) -> str:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Iterator[tuple[Sweep, str]]:
+def published(tmp_path_factory) -> Iterator[tuple[SweepResult, str]]:
     """A sweep with its card, and what the command has printed."""
     sweep = write_trained(tmp_path_factory.mktemp("registry") / "out")
     words = ["-m", "sweep.card", "told", "--output", "out"]
@@ -73,7 +73,7 @@ def published(tmp_path_factory) -> Iterator[tuple[Sweep, str]]:
     shutil.rmtree(sweep.folder.parent)  # weights of a ResNet-18 are 45 MB
 
 
-def fetched(sweep: Sweep, version: str, folder: Path) -> Path:
+def fetched(sweep: SweepResult, version: str, folder: Path) -> Path:
     """The files of a version."""
     client = connect(uri_of(sweep))
     source = client.get_model_version_download_uri(NAME, version)
@@ -167,14 +167,14 @@ def test_anybody_can_load_it_by_its_alias_and_finds_what_the_command_finds(publi
 
 
 @pytest.fixture
-def copied(published, tmp_path) -> Iterator[Sweep]:
+def copied(published, tmp_path) -> Iterator[SweepResult]:
     """The sweep before its card, with the database and files of MLflow as they were then: none."""
     shutil.copytree(published[0].folder, tmp_path / "out" / "told", ignore=shutil.ignore_patterns("mlflow*", "card"))
     yield load("told", tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
 
 
-def versions(sweep: Sweep) -> dict[str, str]:
+def versions(sweep: SweepResult) -> dict[str, str]:
     """NME by version."""
     found = connect(uri_of(sweep)).search_model_versions(f"name='{NAME}'")
     return {str(version.version): version.tags["nme"] for version in found}
@@ -203,7 +203,7 @@ def test_the_same_weights_are_one_version_and_new_weights_the_next(copied, capsy
     assert client.get_run(champion.run_id).data.tags["starsweep.purpose"] == "final"
 
 
-def rerun(sweep: Sweep, folder: Path) -> Event:
+def rerun(sweep: SweepResult, folder: Path) -> Event:
     history = [{key: value for key, value in row.items() if key != "epoch"} for row in rows(folder)]
     config = load_trained(folder)[0].tree()
     told = {"run": folder.name, "purpose": "final", "of": 0, "state": "COMPLETE", "reason": None}
@@ -212,7 +212,7 @@ def rerun(sweep: Sweep, folder: Path) -> Event:
 
 
 def test_other_weights_of_the_same_run_leave_the_first_version_as_it_was(copied, tmp_path):
-    projector = make_projector(copied.config)
+    projector = make_mlflow_sync(copied.config)
     projector.catch_up()
     run_id = projector.run_id("0")
     first = copied.folder / "trials" / "0000" / "best.pt"

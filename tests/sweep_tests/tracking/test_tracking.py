@@ -25,7 +25,7 @@ from sweep.core.redaction import redact
 from sweep.storage.event_log import Event, EventKind, EventLog
 from sweep.tracking.background_writer import BackgroundWriter
 from sweep.tracking.mlflow_client import connect
-from sweep.tracking.projector import Progress, Projector
+from sweep.tracking.projector import MlflowSync, Progress
 from sweep.tracking.run_updates import flatten, trial_name
 
 CONFIG = {
@@ -44,8 +44,8 @@ class Sweep:
         self.state = folder / "mlflow.json"
         self.clock = 1_700_000_000.0
 
-    def projector(self) -> Projector:
-        return Projector(self.log.path, self.uri, self.experiment, self.state, self.folder / "mlartifacts")
+    def projector(self) -> MlflowSync:
+        return MlflowSync(self.log.path, self.uri, self.experiment, self.state, self.folder / "mlartifacts")
 
     def add(self, kind, trial=None, **data):
         self.clock += 1.25
@@ -360,7 +360,7 @@ def test_mlflow_is_quiet_and_leaves_nothing_in_the_working_folder(tmp_path):
         "log.append(Event(EventKind.SWEEP_STARTED, None, {'name': 'demo', 'tags': {}, 'config': {}}))\n"
         "log.append(Event(EventKind.TRIAL_STARTED, 0, {'params': {}, 'config': {}}))\n"
         "log.append(Event(EventKind.TRIAL_ENDED, 0, {'state': 'FAILED', 'reason': 'x' * 9000, 'best_nme': None}))\n"
-        "p = Projector(log.path, resolve_uri(None, out), 'faces', out / 'demo/mlflow.json', out / 'mlartifacts')\n"
+        "p = MlflowSync(log.path, resolve_uri(None, out), 'faces', out / 'demo/mlflow.json', out / 'mlartifacts')\n"
         "assert p.catch_up() == 3 and p.finished\n"
     )
     (tmp_path / "cwd").mkdir()

@@ -520,7 +520,7 @@ def test_synthetic_split_is_drawn_once(tmp_path: Path, monkeypatch: pytest.Monke
         back = transform(split.landmarks[row].astype(np.float64), split.to_picture[row])
         np.testing.assert_allclose(back, faces.landmarks[row], atol=1e-4)
     calls: list[int] = []
-    monkeypatch.setattr(crop_cache, "draw", lambda config, index: calls.append(index))
+    monkeypatch.setattr(crop_cache, "render_synthetic", lambda config, index: calls.append(index))
     again = load_split(config, "val")
     np.testing.assert_array_equal(again.images, split.images)
     assert calls == []

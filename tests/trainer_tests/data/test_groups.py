@@ -12,14 +12,14 @@ import pytest
 from trainer.config import DataConfig
 from trainer.data.face_table import read_split
 from trainer.data.groups import Group, description, find_groups
-from trainer.data.readers import Face
+from trainer.data.readers import FaceRecord
 from trainer.errors import DataError
 
 
-def faces(names: Sequence[str], fields: Sequence[dict[str, Any]] | None = None) -> list[Face]:
+def faces(names: Sequence[str], fields: Sequence[dict[str, Any]] | None = None) -> list[FaceRecord]:
     box, points = np.array([0.0, 0.0, 1.0, 1.0]), np.zeros((2, 2))
     entries = fields or [{}] * len(names)
-    return [Face(f"/data/{name}", points, box, fields=entry) for name, entry in zip(names, entries, strict=True)]
+    return [FaceRecord(f"/data/{name}", points, box, fields=entry) for name, entry in zip(names, entries, strict=True)]
 
 
 def together(names: Sequence[str], how: str = "auto", fields: Sequence[dict[str, Any]] | None = None) -> list[set[str]]:

@@ -15,7 +15,7 @@ import yaml
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State, TrialRecord
-from sweep.search.controller import Ledger
+from sweep.search.controller import SweepController
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog, read_events
 
@@ -45,7 +45,7 @@ def make_config(folder: Path, **overrides: str) -> SweepConfig:
 
 
 class Driver:
-    """A driver process: study, log and ledger of one folder, and what its workers left there."""
+    """A driver process: study, log and controller of one folder, and what its workers left there."""
 
     def __init__(self, config: SweepConfig, listen=lambda event: None) -> None:
         self.config, self.folder = config, config.folder
@@ -53,11 +53,11 @@ class Driver:
         url = f"sqlite:///{self.folder / 'study.db'}"
         self.study = Study.open(url, config)
         self.log = EventLog(self.folder / "events.jsonl")
-        self.ledger = Ledger(config, self.study, self.log)
-        self.ledger.listen(listen)
+        self.controller = SweepController(config, self.study, self.log)
+        self.controller.listen(listen)
 
     def run(self) -> None:
-        while (assignment := self.ledger.next_trial()) is not None:
+        while (assignment := self.controller.next_trial()) is not None:
             self.train(assignment.number)
         self.log.close()
 
@@ -68,13 +68,13 @@ class Driver:
         for epoch in range(1, until + 1):
             if epoch > done:
                 if diverges(params, epoch):
-                    self.ledger.end(number, State.DIVERGED, "loss is nan")
+                    self.controller.end(number, State.DIVERGED, "loss is nan")
                     return
                 self.save(number, epoch)
-            if not self.ledger.report(number, epoch, metrics(params, epoch)):
+            if not self.controller.report(number, epoch, metrics(params, epoch)):
                 return
         if until == EPOCHS:
-            self.ledger.end(number, State.COMPLETE)
+            self.controller.end(number, State.COMPLETE)
 
     def checkpoint(self, number: int) -> int:
         path = self.folder / f"last-{number}"
@@ -136,9 +136,9 @@ def test_a_sweep_from_start_to_end(tmp_path):
     assert states[State.COMPLETE] >= 1
     assert states[State.PRUNED] >= 1
     assert states[State.DIVERGED] >= 1
-    assert driver.ledger.next_trial() is None
-    assert driver.study.satisfies()
-    assert driver.ledger.live == 0
+    assert driver.controller.next_trial() is None
+    assert driver.study.is_finished()
+    assert driver.controller.live == 0
     assert heard == driver.events()  # everything that was noted was told, in that order
     check_log(config, driver.study.records)
     for record in driver.study.records:
@@ -148,11 +148,11 @@ def test_a_sweep_from_start_to_end(tmp_path):
 def test_trials_get_configs_of_their_own(tmp_path):
     config = make_config(tmp_path, trials="2")
     driver = Driver(config)
-    one, two = driver.ledger.next_trial(), driver.ledger.next_trial()
+    one, two = driver.controller.next_trial(), driver.controller.next_trial()
     assert one is not None
     assert two is not None
-    assert driver.ledger.next_trial() is None
-    assert driver.ledger.live == 2
+    assert driver.controller.next_trial() is None
+    assert driver.controller.live == 2
     assert one.config.run.output == str(config.folder / "trials" / "0000")
     assert (two.number, two.config) == (1, config.trial_config(driver.study.record(1)))
     assert [event.data["config"] for event in driver.events()] == [one.config.tree(), two.config.tree()]
@@ -161,9 +161,9 @@ def test_trials_get_configs_of_their_own(tmp_path):
 def test_a_report_is_in_the_file_and_in_the_study_when_it_is_answered(tmp_path):
     config = make_config(tmp_path, pruner__name="none")
     driver = Driver(config)
-    number = driver.ledger.next_trial().number
+    number = driver.controller.next_trial().number
     for epoch in (1, 2, 3):
-        assert driver.ledger.report(number, epoch, metrics(config.known[0], epoch))
+        assert driver.controller.report(number, epoch, metrics(config.known[0], epoch))
         line = json.loads((config.folder / "events.jsonl").read_text().splitlines()[-1])
         assert (line["event"], line["trial"], line["step"]) == ("report", number, epoch)
         assert line["metrics"] == metrics(config.known[0], epoch)
@@ -175,31 +175,31 @@ def test_the_event_comes_before_the_study(tmp_path):
     """What the study holds must be in the log, since only that direction can be made good."""
     config = make_config(tmp_path)
     driver = Driver(config)
-    number = driver.ledger.next_trial().number
+    number = driver.controller.next_trial().number
     driver.log.close()  # the disk is gone
     with pytest.raises(OSError):
-        driver.ledger.report(number, 1, metrics(config.known[0], 1))
+        driver.controller.report(number, 1, metrics(config.known[0], 1))
     assert driver.study.record(number).curve == {}
 
 
 def test_an_epoch_that_was_noted_before_changes_nothing(tmp_path):
     driver = Driver(make_config(tmp_path, pruner__min_epochs="2"))
-    number = driver.ledger.next_trial().number
-    assert driver.ledger.report(number, 1, metrics(driver.study.record(number).params, 1))
+    number = driver.controller.next_trial().number
+    assert driver.controller.report(number, 1, metrics(driver.study.record(number).params, 1))
     before = driver.events()
     changed = metrics(driver.study.record(number).params, 1) | {"best_nme": 0.0001}
-    assert driver.ledger.report(number, 1, changed)
+    assert driver.controller.report(number, 1, changed)
     assert driver.events() == before
     assert driver.study.record(number).curve[1] > 0.001
 
 
 def test_a_trial_that_has_ended_is_not_heard_any_more(tmp_path):
     driver = Driver(make_config(tmp_path))
-    number = driver.ledger.next_trial().number
-    driver.ledger.end(number, State.FAILED, "lost a node")
+    number = driver.controller.next_trial().number
+    driver.controller.end(number, State.FAILED, "lost a node")
     before = driver.events()
-    assert not driver.ledger.report(number, 1, metrics({"loss.star_weight": 1, "optim.lr": 1e-3}, 1))
-    driver.ledger.end(number, State.COMPLETE)
+    assert not driver.controller.report(number, 1, metrics({"loss.star_weight": 1, "optim.lr": 1e-3}, 1))
+    driver.controller.end(number, State.COMPLETE)
     assert driver.events() == before
     assert driver.study.record(number).state is State.FAILED
 
@@ -207,10 +207,10 @@ def test_a_trial_that_has_ended_is_not_heard_any_more(tmp_path):
 @pytest.mark.parametrize("nme", [None, math.inf])
 def test_complete_without_an_nme_is_failed(nme, tmp_path):
     driver = Driver(make_config(tmp_path))
-    number = driver.ledger.next_trial().number
+    number = driver.controller.next_trial().number
     if nme is not None:
-        driver.ledger.report(number, 1, metrics({"loss.star_weight": 1, "optim.lr": 1e-3}, 1) | {"best_nme": nme})
-    driver.ledger.end(number, State.COMPLETE)
+        driver.controller.report(number, 1, metrics({"loss.star_weight": 1, "optim.lr": 1e-3}, 1) | {"best_nme": nme})
+    driver.controller.end(number, State.COMPLETE)
     record = driver.study.record(number)
     assert (record.state, record.reason) == (State.FAILED, "finished without a validation NME")
 
@@ -224,8 +224,8 @@ def test_the_last_epoch_is_complete_even_if_it_is_the_worst(tmp_path):
 
 def test_a_retry_is_noted_with_its_attempt(tmp_path):
     driver = Driver(make_config(tmp_path))
-    number = driver.ledger.next_trial().number
-    driver.ledger.note_retry(number, 1)
+    number = driver.controller.next_trial().number
+    driver.controller.note_retry(number, 1)
     started = driver.events()
     assert [event.kind for event in started] == [EventKind.TRIAL_STARTED] * 2
     assert "attempt" not in started[0].data
@@ -243,7 +243,7 @@ def test_more_trials_continue_a_finished_sweep(tmp_path):
     for trials in ("3", "3", "8", "5"):
         config = make_config(tmp_path / "twice", trials=trials, pruner__pause="false")
         driver = Driver(config)
-        assert driver.study.satisfies() is (len(driver.study.records) >= int(trials))
+        assert driver.study.is_finished() is (len(driver.study.records) >= int(trials))
         driver.run()
     assert picture(config) == picture(whole)
 
@@ -255,19 +255,19 @@ def test_an_interrupted_trial_goes_on(reported, tmp_path):
     steady, config = (make_config(tmp_path / n, trials="3", pruner__pause="false") for n in ("steady", "stopped"))
     Driver(steady).run()
     driver = Driver(config)
-    number = driver.ledger.next_trial().number
+    number = driver.controller.next_trial().number
     for epoch in range(1, reported + 1):
         driver.save(number, epoch)
-        assert driver.ledger.report(number, epoch, metrics(config.known[0], epoch))
-    driver.ledger.interrupt()
-    assert driver.ledger.live == 0
+        assert driver.controller.report(number, epoch, metrics(config.known[0], epoch))
+    driver.controller.interrupt()
+    assert driver.controller.live == 0
     assert driver.events()[-1].kind is EventKind.TRIAL_INTERRUPTED
     assert driver.study.record(number).state is State.RUNNING
-    assert not driver.ledger.report(number, reported + 1, metrics(config.known[0], reported + 1))
+    assert not driver.controller.report(number, reported + 1, metrics(config.known[0], reported + 1))
     driver.log.close()
 
     again = Driver(config)
-    assert not again.study.satisfies()
+    assert not again.study.is_finished()
     again.run()
     assert picture(config) == picture(steady)
 
@@ -275,24 +275,24 @@ def test_an_interrupted_trial_goes_on(reported, tmp_path):
 def test_several_running_trials_are_all_handed_out_again(tmp_path):
     config = make_config(tmp_path, trials="4", pruner__name="none")
     driver = Driver(config)
-    numbers = [driver.ledger.next_trial().number for _ in range(3)]
+    numbers = [driver.controller.next_trial().number for _ in range(3)]
     driver.train(numbers[0], until=2)
     params = [r.params for r in driver.study.records]
     again = Driver(config)
-    assert [again.ledger.next_trial().number for _ in range(4)] == [0, 1, 2, 3]
+    assert [again.controller.next_trial().number for _ in range(4)] == [0, 1, 2, 3]
     assert [r.params for r in again.study.records[:3]] == params
-    assert again.ledger.next_trial() is None
+    assert again.controller.next_trial() is None
 
 
 def test_an_orphan_whose_last_report_meant_its_end_is_ended_not_run(tmp_path):
     config = make_config(tmp_path, trials="3", pruner__pause="false")
     driver = Driver(config)
-    good, bad = driver.ledger.next_trial().number, driver.ledger.next_trial().number
+    good, bad = driver.controller.next_trial().number, driver.controller.next_trial().number
     driver.train(good)
     driver.study.report(bad, 1, 0.9)  # and then the driver was killed, before it told the study of the end
     driver.log.append(Event(EventKind.REPORT, bad, {"step": 1, "metrics": {"best_nme": 0.9, "epoch_seconds": 1.0}}))
     again = Driver(config)
-    assert again.ledger.next_trial().number == 2
+    assert again.controller.next_trial().number == 2
     assert again.study.record(bad).state is State.PRUNED
     assert again.events()[-2].data["state"] == "PRUNED"
 
@@ -301,7 +301,7 @@ def test_an_orphan_whose_last_report_meant_its_end_is_ended_not_run(tmp_path):
 
 
 def report(driver: Driver, number: int, epoch: int, nme: float) -> bool:
-    return driver.ledger.report(number, epoch, {"val/nme": nme, "best_nme": nme, "epoch_seconds": 1.0})
+    return driver.controller.report(number, epoch, {"val/nme": nme, "best_nme": nme, "epoch_seconds": 1.0})
 
 
 def paused(driver: Driver) -> set[int]:
@@ -310,49 +310,49 @@ def paused(driver: Driver) -> set[int]:
 
 def test_a_trial_waits_at_a_rung_until_it_is_its_turn(tmp_path):
     driver = Driver(make_config(tmp_path, trials="3", sampler__startup_trials="1", pruner__reduction="3"))
-    first = driver.ledger.next_trial()
-    assert (first.number, first.pauses) == (0, (1, 3))
+    first = driver.controller.next_trial()
+    assert (first.number, first.pause_epochs) == (0, (1, 3))
     assert not report(driver, 0, 1, 0.2)  # a new one is what is needed first
-    assert (paused(driver), driver.ledger.live) == ({0}, 0)
+    assert (paused(driver), driver.controller.live) == ({0}, 0)
     assert driver.events()[-1].kind is EventKind.TRIAL_PAUSED
     assert not report(driver, 0, 2, 0.1)  # it does not run
     assert driver.study.record(0).curve == {1: 0.2}
 
-    assert driver.ledger.next_trial().number == 1
+    assert driver.controller.next_trial().number == 1
     assert not report(driver, 1, 1, 0.3)
     assert paused(driver) == {0, 1}
-    again = driver.ledger.next_trial()  # the better one of those that wait
+    again = driver.controller.next_trial()  # the better one of those that wait
     assert (again.number, again.config, paused(driver)) == (0, first.config, {1})
     for epoch in (2, 3, 4):  # at the second rung it is alone: on at once
         assert report(driver, 0, epoch, 0.15)
-    driver.ledger.end(0, State.COMPLETE)
-    assert driver.ledger.next_trial().number == 2
+    driver.controller.end(0, State.COMPLETE)
+    assert driver.controller.next_trial().number == 2
     for epoch in (1, 2, 3, 4):  # the best at the first rung, and of all
         assert report(driver, 2, epoch, 0.1)
-    assert driver.ledger.next_trial() is None  # all are begun, and it is nobody's turn
+    assert driver.controller.next_trial() is None  # all are begun, and it is nobody's turn
     assert paused(driver) == {1}  # but may yet be, as long as one runs
-    driver.ledger.end(2, State.COMPLETE)
-    assert driver.ledger.next_trial() is None
+    driver.controller.end(2, State.COMPLETE)
+    assert driver.controller.next_trial() is None
     assert [r.state for r in driver.study.records] == [State.COMPLETE, State.PRUNED, State.COMPLETE]
-    assert driver.study.satisfies()
+    assert driver.study.is_finished()
     check_log(driver.config, driver.study.records)
 
 
 def test_where_none_came_to_the_end_the_best_that_waits_goes_on(tmp_path):
     driver = Driver(make_config(tmp_path, trials="2", pruner__reduction="9"))
     for number, nme in ((0, 0.2), (1, 0.3)):
-        assert driver.ledger.next_trial().number == number
+        assert driver.controller.next_trial().number == number
         assert not report(driver, number, 1, nme)
-    assert driver.ledger.next_trial().number == 0
+    assert driver.controller.next_trial().number == 0
     assert all(report(driver, 0, epoch, 0.2) for epoch in (2, 3, 4))
-    driver.ledger.end(0, State.COMPLETE)
-    assert driver.ledger.next_trial() is None
+    driver.controller.end(0, State.COMPLETE)
+    assert driver.controller.next_trial() is None
     check_log(driver.config, driver.study.records)
 
 
 def test_who_has_no_other_to_wait_for_goes_on_at_once(tmp_path):
     driver = Driver(make_config(tmp_path, trials="1"))
-    assert driver.ledger.next_trial().number == 0
+    assert driver.controller.next_trial().number == 0
     assert all(report(driver, 0, epoch, 0.2) for epoch in range(1, EPOCHS + 1))
     assert EventKind.TRIAL_PAUSED not in [event.kind for event in driver.events()]
 
@@ -360,7 +360,7 @@ def test_who_has_no_other_to_wait_for_goes_on_at_once(tmp_path):
 def test_more_than_shall_be_kept_do_not_wait(tmp_path):
     driver = Driver(make_config(tmp_path, trials="9", pruner__paused="2", sampler__startup_trials="9"))
     for number, nme in enumerate((0.3, 0.5, 0.4, 0.2)):
-        assert driver.ledger.next_trial().number == number
+        assert driver.controller.next_trial().number == number
         assert not report(driver, number, 1, nme)
     assert paused(driver) == {0, 3}
     assert [driver.study.record(n).state for n in (1, 2)] == [State.PRUNED] * 2
@@ -369,11 +369,11 @@ def test_more_than_shall_be_kept_do_not_wait(tmp_path):
 def test_an_orphan_whose_last_report_meant_a_pause_is_paused_not_run(tmp_path):
     config = make_config(tmp_path, trials="3")
     driver = Driver(config)
-    driver.ledger.next_trial()
+    driver.controller.next_trial()
     driver.study.report(0, 1, 0.9)  # and then the driver was killed, before it noted the pause
     driver.log.append(Event(EventKind.REPORT, 0, {"step": 1, "metrics": {"best_nme": 0.9, "epoch_seconds": 1.0}}))
     again = Driver(config)
-    assert again.ledger.next_trial().number == 1
+    assert again.controller.next_trial().number == 1
     assert paused(again) == {0}
     assert EventKind.TRIAL_PAUSED in [event.kind for event in again.events() if event.trial == 0]
 
@@ -384,7 +384,7 @@ def test_more_trials_wake_no_trial_that_was_stopped_for_good(tmp_path):
     before = picture(config)
     assert State.PRUNED in {state for _, _, state, *_ in before}
     more = make_config(tmp_path, trials="8")
-    assert not Driver(more).study.satisfies()
+    assert not Driver(more).study.is_finished()
     Driver(more).run()
     assert picture(more)[:4] == before
     assert len(picture(more)) == 8
@@ -395,13 +395,13 @@ def test_more_trials_wake_no_trial_that_was_stopped_for_good(tmp_path):
 
 def test_a_trial_that_breaks_a_limit_is_stopped_with_its_reason(tmp_path):
     driver = Driver(make_config(tmp_path, trials="2", limits__memory_gb="2"))
-    number = driver.ledger.next_trial().number
+    number = driver.controller.next_trial().number
     told = {"val/nme": 0.1, "best_nme": 0.1, "epoch_seconds": 1.0, "images_per_second": 10.0}
-    assert not driver.ledger.report(number, 1, told | {"memory_gb": 2.5})
+    assert not driver.controller.report(number, 1, told | {"memory_gb": 2.5})
     record = driver.study.record(number)
     assert (record.state, record.reason) == (State.INFEASIBLE, "limits.memory_gb = 2: it takes 2.5")
     assert driver.events()[-1].data["state"] == "INFEASIBLE"
-    assert driver.ledger.next_trial().number == 1
+    assert driver.controller.next_trial().number == 1
 
 
 # Repeats
@@ -412,15 +412,15 @@ def test_the_best_are_repeated_with_other_seeds(tmp_path):
     driver = Driver(config)
     driver.run()
     records = driver.study.records
-    again = [r for r in records if r.repeats is not None]
+    again = [r for r in records if r.replicate_of is not None]
     assert again[0].number == 4  # early, to tell how large the noise is
     best = sorted((r for r in records if r.state is State.COMPLETE and r not in again), key=lambda r: r.best_nme)
-    assert {r.repeats for r in again} <= {r.number for r in best[:3]}
+    assert {r.replicate_of for r in again} <= {r.number for r in best[:3]}
     for r in again:
-        assert r.params == driver.study.record(r.repeats).params
+        assert r.params == driver.study.record(r.replicate_of).params
         assert config.trial_config(r).run.seed == r.seed != config.train.run.seed
     started = [e.data for e in driver.events() if e.kind is EventKind.TRIAL_STARTED and "repeats" in e.data]
-    assert [(data["seed"], data["repeats"]) for data in started] == [(r.seed, r.repeats) for r in again]
+    assert [(data["seed"], data["repeats"]) for data in started] == [(r.seed, r.replicate_of) for r in again]
     check_log(config, records)
 
 
