@@ -131,9 +131,9 @@ def rows(found: Mapping[str, Found]) -> list[list[str]]:
             " ".join(f"{np.median(f.at(name, b)) - f.best:.4f}".removeprefix("0") for b in BUDGETS)
             for f in found.values()
         ]
-        places = " ".join(f"{by_name[name]:.2f}" for by_name in ranked)
+        by_budget = " ".join(f"{by_name[name]:.2f}" for by_name in ranked)
         wins = ", ".join("{}:{}".format(*won(found, OURS, name, b)) for b in BUDGETS[1:]) if name != OURS else "-"
-        made.append([name, *medians, " ".join(f"{log:.2f}" for log in logs), f"{fmean(logs):.3f}", places, wins])
+        made.append([name, *medians, " ".join(f"{log:.2f}" for log in logs), f"{fmean(logs):.3f}", by_budget, wins])
     return made
 
 

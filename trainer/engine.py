@@ -31,7 +31,7 @@ from trainer.model import build_model
 from trainer.optim import build_average, build_optimizer, learning_rate
 from trainer.runtime import distributed
 from trainer.runtime.batch_norm import synchronise
-from trainer.runtime.device import autocast, lay_out, place
+from trainer.runtime.device import autocast, lay_out, to_device
 from trainer.runtime.disk import writing
 from trainer.runtime.process import memory_in_use, prepare_process
 
@@ -214,7 +214,7 @@ def start_run(config: TrainConfig) -> Run:
 
 def _build_run(config: TrainConfig) -> Run:
     prepare_process(config)
-    model = place(build_model(config), config)
+    model = to_device(build_model(config), config)
     synchronise(model)
     average = build_average(model, config.optim)
     if config.run.compile:

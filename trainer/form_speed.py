@@ -19,7 +19,7 @@ from trainer.errors import ConfigError
 from trainer.forms import ON_CPU, Form, FormSpeeds, choose, form_of, in_form, is_open, recall, remember, slow_warning
 from trainer.model import LandmarkNet
 from trainer.optim import build_optimizer
-from trainer.runtime.device import autocast, lay_out, place, select_device
+from trainer.runtime.device import autocast, lay_out, select_device, to_device
 from trainer.runtime.process import prepare_process
 
 _SECONDS = 3.5  # for timing at the config's size; the rest of five seconds is for what comes before
@@ -140,7 +140,7 @@ class _Networks:
         self._networks: dict[bool, nn.Module] = {}
         self._optimizers: dict[bool, torch.optim.Optimizer] = {}
         for form in (Form("float32", False), Form("float32", True)):
-            placed = place(copy.deepcopy(network), self._configs[form])
+            placed = to_device(copy.deepcopy(network), self._configs[form])
             self._networks[form.channels_last] = placed
             self._optimizers[form.channels_last] = build_optimizer(placed, config.optim)
 

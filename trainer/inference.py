@@ -24,7 +24,7 @@ from trainer.form_speed import resolve
 from trainer.heatmap import decode, spatial_moments
 from trainer.model import LandmarkNet
 from trainer.run_folder import BEST
-from trainer.runtime.device import autocast, lay_out, place
+from trainer.runtime.device import autocast, lay_out, to_device
 from trainer.runtime.process import prepare_process
 from trainer.settings import apply_overrides
 
@@ -115,7 +115,7 @@ def load_trained(path: Path, overrides: Mapping[str, str] | None = None) -> tupl
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise CheckpointError(f"{path}: its weights do not fit its config ({error})") from None
-    return config, place(model, config).eval()
+    return config, to_device(model, config).eval()
 
 
 def predict_face(

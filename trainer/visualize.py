@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import TrainConfig
-from trainer.data.augment import augment, draw_changes, generator
+from trainer.data.augment import augment, generator, sample_changes
 from trainer.data.crops import CropSplit
 
 
@@ -27,7 +27,7 @@ def draw_overlay(
     canvas = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[..., ::-1].copy()
     radius = max(2, max(canvas.shape[:2]) // 300)
 
-    def place(point: NDArray[np.floating]) -> tuple[int, ...]:
+    def to_pixel(point: NDArray[np.floating]) -> tuple[int, ...]:
         """In sixteenths of a pixel of the canvas."""
         return tuple(int(v) for v in np.clip((point + 0.5) * factor - 0.5, -1e4, 1e5) * 16)
 
@@ -37,11 +37,11 @@ def draw_overlay(
             variances, axes = np.linalg.eigh(spread)
             lengths = tuple(int(v) for v in np.sqrt(variances[::-1].clip(0)) * factor * 16)
             angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
-            cv2.ellipse(canvas, place(point), lengths, angle, 0, 360, (0, 200, 255), 1, cv2.LINE_AA, 4)
+            cv2.ellipse(canvas, to_pixel(point), lengths, angle, 0, 360, (0, 200, 255), 1, cv2.LINE_AA, 4)
         canvas = cv2.addWeighted(canvas, 0.5, plain, 0.5, 0)  # many of them lie on top of each other
-    for i, centre in enumerate(map(place, landmarks)):
+    for i, centre in enumerate(map(to_pixel, landmarks)):
         if truth is not None and np.isfinite(truth[i]).all():
-            cv2.line(canvas, centre, place(truth[i]), (60, 60, 255), radius - 1, cv2.LINE_AA, 4)
+            cv2.line(canvas, centre, to_pixel(truth[i]), (60, 60, 255), radius - 1, cv2.LINE_AA, 4)
         cv2.circle(canvas, centre, radius * 16, (80, 255, 80), -1, cv2.LINE_AA, 4)
     return bytes(cv2.imencode(".png", canvas)[1])
 
@@ -52,7 +52,7 @@ def draw_face(split: CropSplit, index: int, config: TrainConfig, augmented: bool
     picture = split.images[index][margin : margin + size, margin : margin + size]
     landmarks = split.landmarks[index]
     if augmented:
-        changes = draw_changes(config.data.augment, generator(config.run.seed, 1, index), size)
+        changes = sample_changes(config.data.augment, generator(config.run.seed, 1, index), size)
         picture = augment(split.images[index], changes, size)
         landmarks = changes.move(landmarks, np.array(config.data.landmarks.flip))
     factor = max(1, -(-128 // size))

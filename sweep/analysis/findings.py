@@ -57,7 +57,7 @@ def repeat(sweep: SweepResult, trial: TrialRecord, show: Callable[[Any], None] |
     config = sweep.config.best_config(trial.params).replace({"run.output": str(folder)})
     again: dict[int, dict[str, float]] = {}
 
-    def take(epoch: engine.EpochResult) -> None:
+    def collect(epoch: engine.EpochResult) -> None:
         again[epoch.epoch] = epoch.metrics
         if show is not None:
             show(epoch)
@@ -65,7 +65,7 @@ def repeat(sweep: SweepResult, trial: TrialRecord, show: Callable[[Any], None] |
     def inspect(crops: Mapping[Split, CropSplit]) -> None:
         require_faces(config, crops, expected_faces(sweep.config, sweep.tags))
 
-    result = engine.train(config, report=take, inspect=inspect, resume_from=last if last.exists() else None)
+    result = engine.train(config, report=collect, inspect=inspect, resume_from=last if last.exists() else None)
     last.unlink(missing_ok=True)
     before = sweep.history_by_trial[trial.number]
     different = [

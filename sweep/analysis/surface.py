@@ -61,7 +61,7 @@ def encode_unit_cube(dimensions: Sequence[Dimension], params: Mapping[str, objec
     return found
 
 
-def draw_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator, count: int) -> list[Params]:
+def sample_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator, count: int) -> list[Params]:
     """Points of the search space as random search draws them."""
     cube = UnitCube(dimensions)
     points = cube.from_uniform(rng.random((count, len(dimensions))), conditions=False)
@@ -72,5 +72,5 @@ def random_search(
     dimensions: Sequence[Dimension], surface: Surface, trials: int, *, repeats: int = 200, seed: int = 0
 ) -> NDArray[np.float64]:
     """The best NME after 1, 2, ... random trials that are worth what the surface says: (repeats, trials)."""
-    drawn = draw_randomly(dimensions, np.random.default_rng(seed), repeats * trials)
+    drawn = sample_randomly(dimensions, np.random.default_rng(seed), repeats * trials)
     return np.minimum.accumulate(surface(drawn).reshape(repeats, trials), axis=1)

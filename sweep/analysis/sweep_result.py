@@ -170,7 +170,7 @@ class _Reader:
         """Adds one event."""
         sweep, data = self._sweep, event.data
         if event.trial is not None:
-            self._take_trial(event, event.trial)
+            self._handle_trial(event, event.trial)
         elif event.kind is EventKind.SWEEP_STARTED:
             self._end_all(self._last, "INTERRUPTED")  # of a driver that was killed
             sweep.tags |= data["tags"]
@@ -189,7 +189,7 @@ class _Reader:
         """The log ends here, whatever still runs."""
         self._end_all(self._last, "RUNNING")
 
-    def _take_trial(self, event: Event, trial: int) -> None:
+    def _handle_trial(self, event: Event, trial: int) -> None:
         records, data = self._sweep.records, event.data
         if event.kind is EventKind.TRIAL_STARTED:
             self._end_span(trial, event.time, "CRASHED")  # if it was running

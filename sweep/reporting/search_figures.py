@@ -147,12 +147,12 @@ def parallel_coordinates(sweep: SweepResult) -> go.Figure | None:
 def _axis_of(d: Dimension, values: Sequence[Any]) -> dict[str, Any]:
     if d.kind != "choice":
         return _axis(short_name(d.key), values, log=d.kind.startswith("log"))
-    places = {choice: i for i, choice in enumerate(d.choices)}
+    codes = {choice: i for i, choice in enumerate(d.choices)}
     texts = [str(choice) for choice in d.choices]
     return {
         "label": short_name(d.key),
-        "values": [places[value] for value in values],
-        "tickvals": list(places.values()),
+        "values": [codes[value] for value in values],
+        "tickvals": list(codes.values()),
         "ticktext": texts,
     }
 

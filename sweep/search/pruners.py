@@ -42,8 +42,8 @@ def _in_top(number: int, rung: int, curves: Mapping[int, Curve], reduction: int)
     trial that came early does not run to its end.
     """
     values = sorted(curve[rung] for curve in curves.values() if rung in curve)
-    places = math.ceil(len(values) / reduction)
-    return curves[number][rung] <= values[places - 1]
+    quota = math.ceil(len(values) / reduction)
+    return curves[number][rung] <= values[quota - 1]
 
 
 def _below_median(config: PrunerConfig, first: int, number: int, epoch: int, curves: Mapping[int, Curve]) -> bool:

@@ -86,14 +86,14 @@ def _as_costs(values: Any, name: str, maximize: bool) -> tuple[Any, Metric]:
     return np.where(np.isfinite(values), sign * values + shift, np.nan), Metric(name, sign, shift)
 
 
-def _curves(path: Path, frame: pd.DataFrame, metric: str, keys: list[str], place: dict[Any, int]) -> Iterator[Curve]:
+def _curves(path: Path, frame: pd.DataFrame, metric: str, keys: list[str], index_of: dict[Any, int]) -> Iterator[Curve]:
     """One curve a training; ConfigError where an epoch is there twice, or one is missing in between."""
     own = [_TRAINING] if _TRAINING in frame else [*keys, *([_SEED] if _SEED in frame else [])]
     for name, rows in frame.groupby(own, sort=False, dropna=False):
         ordered = rows.sort_values(_EPOCH)
-        places = [place[step] for step in ordered[_EPOCH]]
-        if places != list(range(len(places))):
-            what = "twice or is missing" if len(set(places)) < len(places) else "missing"
+        indices = [index_of[step] for step in ordered[_EPOCH]]
+        if indices != list(range(len(indices))):
+            what = "twice or is missing" if len(set(indices)) < len(indices) else "missing"
             raise ConfigError(f"{path}: an epoch is {what} in {_named(own, name)} (a column `{_TRAINING}` may help)")
         params: Params = {key: value for key in keys if (value := _value(ordered[key].iloc[0])) is not None}
         costs = ordered[metric].to_numpy(float)

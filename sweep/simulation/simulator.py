@@ -65,8 +65,8 @@ class History:
 
 
 def _last_before(xs: list[int] | list[float], ys: list[float], grid: NDArray) -> NDArray[np.float64]:
-    places = np.searchsorted(np.array(xs), grid, side="right")
-    return np.concatenate([[math.inf], ys])[places]
+    indices = np.searchsorted(np.array(xs), grid, side="right")
+    return np.concatenate([[math.inf], ys])[indices]
 
 
 class _Memory:

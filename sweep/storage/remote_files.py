@@ -68,11 +68,11 @@ class Storage:
         into = into or path
 
         def copy() -> bool:
-            filesystem, place = self._open()
+            filesystem, root = self._open()
             into.parent.mkdir(parents=True, exist_ok=True)
             temporary = into.with_name(f".{into.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
             try:
-                with filesystem.open_input_stream(f"{place}/{self._key(path)}") as source, temporary.open("wb") as file:
+                with filesystem.open_input_stream(f"{root}/{self._key(path)}") as source, temporary.open("wb") as file:
                     while block := source.read(1 << 22):
                         file.write(block)
                 temporary.replace(into)
@@ -98,9 +98,9 @@ class Storage:
         """Deletes a file where there is one."""
 
         def remove() -> None:
-            filesystem, place = self._open()
+            filesystem, root = self._open()
             with contextlib.suppress(FileNotFoundError):
-                filesystem.delete_file(f"{place}/{self._key(path)}")
+                filesystem.delete_file(f"{root}/{self._key(path)}")
 
         self._with_retry(remove)
 
@@ -117,15 +117,15 @@ class Storage:
             stream.write(content)
 
     def _read(self, path: Path) -> bytes:
-        filesystem, place = self._open()
-        with filesystem.open_input_stream(f"{place}/{self._key(path)}") as source:
+        filesystem, root = self._open()
+        with filesystem.open_input_stream(f"{root}/{self._key(path)}") as source:
             return bytes(source.read())
 
     @contextlib.contextmanager
     def _replacing(self, path: Path) -> Iterator[Any]:
         """A stream to write the file anew. A bucket shows an object when it is whole; a folder needs a second name."""
-        filesystem, place = self._open()
-        target = f"{place}/{self._key(path)}"
+        filesystem, root = self._open()
+        target = f"{root}/{self._key(path)}"
         written = target
         if filesystem.type_name == "local":
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,8 @@ class Storage:
         if not self.uri.startswith("s3://"):
             if self.uri.startswith("/"):
                 return fs.LocalFileSystem(), self.uri
-            filesystem, place = fs.FileSystem.from_uri(self.uri)
-            return filesystem, place
+            filesystem, root = fs.FileSystem.from_uri(self.uri)
+            return filesystem, root
         names = {"AWS_ACCESS_KEY_ID": "access_key", "AWS_SECRET_ACCESS_KEY": "secret_key"}
         names |= {"AWS_SESSION_TOKEN": "session_token", "AWS_REGION": "region"}
         options = {names[key]: value for key, value in self.credentials.items() if key in names}

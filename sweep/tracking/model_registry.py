@@ -65,12 +65,12 @@ def _make_name(client: MlflowClient, name: str) -> None:
 
 
 def _add(client: MlflowClient, run_id: str, name: str, checkpoint: Path, tags: dict[str, str]) -> str:
-    place = f"model-{tags[_CHECKPOINT_TAG][:8]}"  # a run that was trained again may have an older version's model
+    artifact_path = f"model-{tags[_CHECKPOINT_TAG][:8]}"  # a rerun may have an older version's
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         _save(model, checkpoint)
-        client.log_artifacts(run_id, str(model), place)
-    made = client.create_model_version(name, f"runs:/{run_id}/{place}", run_id=run_id, tags=tags)
+        client.log_artifacts(run_id, str(model), artifact_path)
+    made = client.create_model_version(name, f"runs:/{run_id}/{artifact_path}", run_id=run_id, tags=tags)
     return str(made.version)
 
 

@@ -55,7 +55,7 @@ class MlflowSync:
         self._lock = FileLock(state_path.with_suffix(".lock"))
         self._server: MlflowRuns | None = None
         self._name = ""  # of the sweep
-        self._suspect = -1  # the offset at which a request was refused, to try it once more
+        self._refused_at = -1  # the offset at which a request was refused, to try it once more
         self._progress = Progress()
         self._load()
 
@@ -145,12 +145,12 @@ class MlflowSync:
         except Exception as error:
             self._server = None
             self._remember(server)
-            if getattr(error, "error_code", None) in _GONE and self._suspect != start:
-                self._suspect = start
+            if getattr(error, "error_code", None) in _GONE and self._refused_at != start:
+                self._refused_at = start
                 return False
-            self._suspect = -1
+            self._refused_at = -1
             raise
-        self._suspect = -1
+        self._refused_at = -1
         new = [(key, artifact) for key, update in updates.items() for artifact in update.artifacts]
         progress.waiting += [item for item in new if item not in progress.waiting]
         progress.offset = end

@@ -69,16 +69,16 @@ def augment(canvas: Picture, changes: Changes, size: int) -> Picture:
     return picture
 
 
-def draw_changes(config: AugmentConfig, rng: np.random.Generator, size: int) -> Changes:
+def sample_changes(config: AugmentConfig, rng: np.random.Generator, size: int) -> Changes:
     """Draws the changes of one face for pictures of side S."""
-    matrix, mirrored = draw_affine(config, rng, size)
+    matrix, mirrored = sample_affine(config, rng, size)
     table = _draw_table(config.colour, rng)
     patch = _draw_patch(size, rng) if rng.random() < config.occlusion else None
     sigma = rng.uniform(0.3, 1.2) * max(1.0, size / 128) if rng.random() < config.blur else None
     return Changes(matrix, mirrored, table, patch, sigma)
 
 
-def draw_affine(config: AugmentConfig, rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], bool]:
+def sample_affine(config: AugmentConfig, rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], bool]:
     """Draws mirror, rotation, scale and shift as one affine map (2, 3) of the S x S crop, about its centre."""
     angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
     scale = rng.uniform(1 - config.scale, 1 + config.scale)

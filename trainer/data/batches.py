@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised
-from trainer.data.augment import augment, draw_changes, generator
+from trainer.data.augment import augment, generator, sample_changes
 from trainer.data.augment_device import DeviceChanges, augment_batch
 from trainer.data.crops import CropSplit
 from trainer.runtime import distributed
@@ -106,7 +106,7 @@ def _assemble(
     mask = np.empty((len(chunk), len(flip)), bool)
     drawn = []
     for row, index in enumerate(chunk):
-        changes = draw_changes(config.data.augment, generator(config.run.seed, epoch, int(index)), size)
+        changes = sample_changes(config.data.augment, generator(config.run.seed, epoch, int(index)), size)
         drawn.append(changes)
         pictures[row] = split.images[index] if on_device else augment(split.images[index], changes, size)
         target[row] = to_normalised(changes.move(split.landmarks[index], flip), size)

@@ -117,8 +117,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        place = f" (in the entry of id {_shown(tree['id'])})" if "id" in tree else ""
-        raise ValueError(f"{_shown(twice)} is given twice{place}")
+        where = f" (in the entry of id {_shown(tree['id'])})" if "id" in tree else ""
+        raise ValueError(f"{_shown(twice)} is given twice{where}")
     return tree
 
 

@@ -25,7 +25,7 @@ def select_device(name: str) -> torch.device:
     return torch.device(there[0] if name == "auto" else name)
 
 
-def place(model: nn.Module, config: TrainConfig) -> nn.Module:
+def to_device(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Moves a model to the config's device and memory layout, which must be chosen."""
     return model.to(select_device(config.run.device)).to(memory_format=_layout(config))
 

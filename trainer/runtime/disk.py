@@ -58,9 +58,9 @@ def _too_small(path: Path, size: int | None) -> bool:
 
 def _free(path: Path) -> int | None:
     """Bytes that are free where the path is, or will be."""
-    for place in (path, *path.parents):
+    for folder in (path, *path.parents):
         with contextlib.suppress(OSError):
-            return shutil.disk_usage(place).free
+            return shutil.disk_usage(folder).free
     return None
 
 

@@ -26,7 +26,7 @@ from written_sweeps import (
     write_two_objectives,
 )
 
-from sweep.analysis.surface import Surface, draw_randomly, random_search
+from sweep.analysis.surface import Surface, random_search, sample_randomly
 from sweep.analysis.sweep_result import SweepResult
 from sweep.core.search_space import Dimension
 from sweep.core.trial import State, TrialRecord
@@ -445,7 +445,7 @@ def test_random_search_never_gets_worse_and_comes_again():
 
 def test_random_search_draws_points_of_the_space_as_often_as_a_sampler_does():
     rng = np.random.default_rng(0)
-    drawn = draw_randomly([RANGE, LAYER, WIDTH, HEAD], rng, 4000)
+    drawn = sample_randomly([RANGE, LAYER, WIDTH, HEAD], rng, 4000)
     for dimension in (RANGE, LAYER, WIDTH, HEAD):
         assert all(dimension.contains(point[dimension.key]) for point in drawn)
     layers = Counter(point["layers"] for point in drawn)

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config import AugmentConfig
 from trainer.coords import transform
-from trainer.data.augment import augment, draw_affine, draw_changes, generator
+from trainer.data.augment import augment, generator, sample_affine, sample_changes
 from trainer.landmarks import LAYOUTS
 
 SIZE, CANVAS = 64, 80
@@ -29,7 +29,7 @@ def make(config: AugmentConfig, seed: int = 0, epoch: int = 1, index: int = 0, c
 
 def augmented(canvas: np.ndarray, points: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> Any:
     """Picture, landmarks, and whether they are mirrored."""
-    changes = draw_changes(config, rng, SIZE)
+    changes = sample_changes(config, rng, SIZE)
     return augment(canvas, changes, SIZE), changes.move(points, FLIP), changes.mirrored
 
 
@@ -127,7 +127,7 @@ def test_missing_landmarks_stay_missing_and_go_where_the_mirror_takes_them() -> 
 
 def drawn(config: AugmentConfig, count: int = 400) -> tuple[np.ndarray, ...]:
     """Angle, scale, shift (fraction of the crop) and mirror of many draws, measured on the maps."""
-    maps = [draw_affine(config, generator(0, 1, index), SIZE) for index in range(count)]
+    maps = [sample_affine(config, generator(0, 1, index), SIZE) for index in range(count)]
     matrices = np.stack([matrix for matrix, _ in maps])
     centre = np.full(2, (SIZE - 1) / 2)
     angle = np.degrees(np.arctan2(-matrices[:, 0, 1], matrices[:, 1, 1]))

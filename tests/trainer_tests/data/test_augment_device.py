@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.config import AugmentConfig
-from trainer.data.augment import augment, draw_changes, generator
+from trainer.data.augment import augment, generator, sample_changes
 from trainer.data.augment_device import DeviceChanges, augment_batch
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
@@ -21,7 +21,7 @@ STRONG = AugmentConfig(rotation=60, scale=0.4, shift=0.2, colour=1, occlusion=0.
 
 def both(canvases: np.ndarray, config: AugmentConfig, size: int) -> tuple[np.ndarray, np.ndarray, list]:
     """The same changes by OpenCV and as tensors, (N, S, S, 3) int each, and the changes."""
-    changes = [draw_changes(config, generator(0, 1, i), size) for i in range(len(canvases))]
+    changes = [sample_changes(config, generator(0, 1, i), size) for i in range(len(canvases))]
     by_opencv = np.stack([augment(canvas, c, size) for canvas, c in zip(canvases, changes, strict=True)])
     tensors = torch.from_numpy(canvases).permute(0, 3, 1, 2)
     by_tensors = augment_batch(tensors, DeviceChanges.collect(changes, canvases.shape[1], size), size)

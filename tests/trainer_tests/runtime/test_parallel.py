@@ -31,7 +31,7 @@ from trainer.model import PyramidHead, RegressionHead
 from trainer.run_folder import LAST
 from trainer.runtime import batch_norm
 from trainer.runtime import distributed as parallel
-from trainer.runtime.device import place
+from trainer.runtime.device import to_device
 
 PROJECT = Path(__file__).parents[3]
 TOLERANCE = 1e-7  # relative, of losses, NMEs and whole weights after whole runs in float64
@@ -120,7 +120,7 @@ def run(config: TrainConfig, *, double: bool = True, stop: int = 0, resume_from:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "build_model", Small)
         if double:
-            patch.setattr(engine, "place", lambda model, config: place(model, config).double())
+            patch.setattr(engine, "to_device", lambda model, config: to_device(model, config).double())
         try:
             outcome.result = engine.train(config, report=report, resume_from=resume_from)
         except (Exception, KeyboardInterrupt) as error:
