@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from sweep.analysis.findings import Finding, Reproduction
 from sweep.driver.command_line import add_sweep_argument, load_given, python_command, run_command
 from sweep.driver.log_file import logging_into
 from sweep.driver.verification import Verification, chosen_trial
@@ -69,17 +70,18 @@ def _rerun(arguments: argparse.Namespace) -> int:
                 "chosen by it is no longer measured by it. To read it again, which the model card will say: --again"
             )
         work = Verification(sweep, trial, log)
+        finding: Finding
         if arguments.final:
             finding = work.final(arguments.seeds or 1)
         else:
-            finding = work.seeds(arguments.seeds) if arguments.seeds else work.repeat()
+            finding = work.seeds(arguments.seeds) if arguments.seeds else work.reproduce()
         print(finding.text)
         if report := refresh_report(config):
             print(f"report: {report}")
         sent = send(config)
     if not sent:
         print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {config.folder}", file=sys.stderr)
-    return 0 if finding.metrics.get("rerun/identical", 1.0) == 1.0 else 1
+    return 1 if isinstance(finding, Reproduction) and not finding.identical else 0
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sweep.analysis.findings import Findings
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State, TrialRecord
@@ -57,7 +58,7 @@ class SweepResult:
         reported: best NME so far of a trial at each report, in the order in which they came.
         spans: when which trial ran.
         reruns: by name.
-        findings: of `sweep.rerun`: the newest for each of "repeat", "seeds" and "final".
+        findings: of `sweep.rerun`.
         test_readings: how often the test split was read.
         tags: where the sweep's numbers come from: versions, commit, machine, hashes.
         calls: starts of the command, in seconds since the epoch.
@@ -69,7 +70,7 @@ class SweepResult:
     best_nme_by_report: list[float] = field(default_factory=list)
     run_intervals: list[RunInterval] = field(default_factory=list)
     reruns: dict[str, Rerun] = field(default_factory=dict)
-    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
     test_readings: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     invocations: list[float] = field(default_factory=list)
@@ -182,7 +183,7 @@ class _Reader:
         elif event.kind is EventKind.TEST_READ:
             sweep.test_readings = data["reading"]
         elif event.kind is EventKind.FINDING:
-            sweep.findings[data["about"]] = {**data["detail"], "metrics": data["metrics"], "time": event.time}
+            sweep.findings.add(data["about"], data["detail"])
         self._last = event.time
 
     def close(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from sweep.analysis import findings
-from sweep.analysis.findings import Finding
+from sweep.analysis import rerun_evaluation
+from sweep.analysis.findings import FinalTest, Finding, Reproduction, SeedStudy
 from sweep.analysis.rerun_jobs import Job, final_jobs, is_done, seed_jobs
 from sweep.analysis.sweep_result import SweepResult
 from sweep.core.errors import RerunError
@@ -40,32 +40,35 @@ def chosen_trial(sweep: SweepResult, number: int | None) -> TrialRecord:
     return trial
 
 
+F = TypeVar("F", bound=Finding)
+
+
 class Verification:
-    """The three kinds of rerun of a complete trial; each writes what it found into the event log."""
+    """The three kinds of rerun of a complete trial; each records what it found in the event log."""
 
     def __init__(self, sweep: SweepResult, trial: TrialRecord, log: EventLog) -> None:
         self._sweep, self._trial, self._log = sweep, trial, log
 
-    def repeat(self) -> Finding:
-        """The trial again."""
-        return self._note(findings.repeat(self._sweep, self._trial, self._tell))
+    def reproduce(self) -> Reproduction:
+        """Trains the trial again."""
+        return self._record(rerun_evaluation.reproduce(self._sweep, self._trial, self._tell))
 
-    def seeds(self, count: int) -> Finding:
-        """The trial and the best other one with other seeds."""
+    def seeds(self, count: int) -> SeedStudy:
+        """Trains the trial and the best other one with other seeds."""
         others = [r for r in self._sweep.ranked if r.state is State.COMPLETE and r.number != self._trial.number]
         jobs = [seed_jobs(self._sweep, trial, count) for trial in (self._trial, *others[:1])]
         self._train([job for of in jobs for job in of], FACES_FILE)
-        return self._note(findings.seeds(jobs[0], jobs[1] if others else []))
+        return self._record(rerun_evaluation.compare_seeds(jobs[0], jobs[1] if others else []))
 
-    def final(self, count: int) -> Finding:
-        """The trial on train + val; then, and noted before that, the test split is read."""
+    def final(self, count: int) -> FinalTest:
+        """Trains the trial on train + val; then reads the test split, which is recorded before it happens."""
         jobs = final_jobs(self._sweep, self._trial, count)
         require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
         overlap = trained_on(jobs[0].config.data, "test")
         self._train(jobs, BEST)
         reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}
         self._log.append(Event(EventKind.TEST_READ, None, reading))
-        return self._note(findings.read_test(jobs, overlap))
+        return self._record(rerun_evaluation.read_test(jobs, overlap))
 
     def _train(self, jobs: Sequence[Job], needed: str) -> None:
         waiting = [job for job in jobs if not is_done(job, self._sweep, needed)]
@@ -75,8 +78,8 @@ class Verification:
         if failures:
             raise RerunError("; ".join(f"{run}: {reason}" for run, reason in failures.items()))
 
-    def _note(self, finding: Finding) -> Finding:
-        detail = {**finding.detail, "provenance": provenance()}
+    def _record(self, finding: F) -> F:
+        detail = {**finding.detail(), "provenance": provenance()}
         tags = {f"finding.{finding.about}": finding.text}
         data = {"about": finding.about, "metrics": finding.metrics, "detail": detail, "tags": tags}
         if self._sweep.config.report:

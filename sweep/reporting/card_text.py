@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sweep.analysis.findings import faces_text, repeat_text, seeds_text
+from sweep.analysis.findings import FinalTest
 from sweep.analysis.sweep_result import SweepResult
 from sweep.core.formatting import format_params
 from trainer.config import TrainConfig
@@ -29,7 +29,7 @@ class Published:
         config: what it was trained with, without the folders of this machine.
         config_hash: of the config as it was.
         checkpoint, log: names of the files beside the card.
-        final: the detail of the final evaluation; None while the test split was not read.
+        final: the final evaluation; None while the test split was not read.
         val_nme: of the winner in the sweep, a fraction.
         device: that it was trained on.
         registered: where it is in MLflow's registry, if it is.
@@ -40,7 +40,7 @@ class Published:
     config_hash: str
     checkpoint: str
     log: str
-    final: Mapping[str, Any] | None
+    final: FinalTest | None
     val_nme: float
     device: str
     registered: str | None = None
@@ -48,7 +48,7 @@ class Published:
     @property
     def nme(self) -> float:
         """The number of the card: of the test faces, if they were read."""
-        return self.val_nme if self.final is None else float(self.final["nme"])
+        return self.val_nme if self.final is None else self.final.nme
 
     @property
     def split(self) -> str:
@@ -102,9 +102,9 @@ def _row(card: Published) -> str:
     size = f"{card.config.data.image_size}x{card.config.data.image_size}"
     nme = percent(card.val_nme) + " (val)"
     if card.final is not None:
-        nme = percent(card.final["nme"])
-        if card.final["std"] is not None:
-            nme += f" ± {percent(card.final['std'])}"
+        nme = percent(card.final.nme)
+        if card.final.std is not None:
+            nme += f" ± {percent(card.final.std)}"
     links = f"[ckpt]({card.checkpoint}) | [log]({card.log})"
     return _table(
         ["Model", "Input Size", "NME", "ckpt", "log"], [f"{card.model} | {size} | {nme} | {links}".split(" | ")]
@@ -115,38 +115,38 @@ def _measured(sweep: SweepResult, card: Published) -> str:
     lines = []
     if card.final is not None:
         lines.append(_final(card.final, sweep.test_readings))
-    if "seeds" in sweep.findings:
-        lines.append(f"Seeds (validation): {seeds_text(sweep.findings['seeds'])}.")
+    if sweep.findings.seed_study is not None:
+        lines.append(f"Seeds (validation): {sweep.findings.seed_study.text}.")
     else:
         lines.append("Seed noise was not measured.")
-    if "repeat" in sweep.findings:
-        lines.append(f"Repeated: {repeat_text(sweep.findings['repeat'])}.")
+    if sweep.findings.reproduction is not None:
+        lines.append(f"Repeated: {sweep.findings.reproduction.text}.")
     return "\n\n".join(lines)
 
 
-def _final(final: Mapping[str, Any], readings: int) -> str:
-    low, high = final["interval"]
-    failures, area = rates_in(final)
-    count = len(final["seeds"])
-    seeds = f"seed{'s' * (count != 1)} " + ", ".join(map(str, final["seeds"]))
-    networks = f"{count} network{'s' * (count != 1)} ({seeds}) of trial {final['trial']}"
-    each = ", ".join(percent(nme) for nme in final["nme_of_seeds"])
+def _final(final: FinalTest, readings: int) -> str:
+    low, high = final.interval
+    failures, area = rates_in(final.rates)
+    count = len(final.seeds)
+    seeds = f"seed{'s' * (count != 1)} " + ", ".join(map(str, final.seeds))
+    networks = f"{count} network{'s' * (count != 1)} ({seeds}) of trial {final.trial}"
+    each = ", ".join(percent(nme) for nme in final.nme_of_seeds)
     again = "" if readings == 1 else f" **The test split was read {readings} times for this sweep.**"
     text = (
-        f"Test split, {final['faces']} faces, {networks}, trained on train + val: NME "
-        f"{percent(final['nme'])} % (95 % interval {percent(low)} to {percent(high)}, bootstrap over faces and seeds; "
-        f"each: {each}), {rate_label(failures)} {percent(final[failures])} %, {rate_label(area)} {final[area]:.4f}. "
-        f"The checkpoint is that of the first seed.{again}"
+        f"Test split, {final.faces} faces, {networks}, trained on train + val: NME "
+        f"{percent(final.nme)} % (95 % interval {percent(low)} to {percent(high)}, bootstrap over faces and seeds; "
+        f"each: {each}), {rate_label(failures)} {percent(final.rates[failures])} %, {rate_label(area)} "
+        f"{final.rates[area]:.4f}. The checkpoint is that of the first seed.{again}"
     )
-    text += "".join(f"\n\n**{line[0].upper()}{line[1:]}.**" for line in faces_text(final))
+    text += "".join(f"\n\n**{line[0].upper()}{line[1:]}.**" for line in final.warnings)
     tables = []
-    if final["subsets"]:
+    if final.subsets:
         rows = [
             [name, str(round(v["faces"])), percent(v["nme"]), percent(v[failures]), f"{v[area]:.4f}"]
-            for name, v in final["subsets"].items()
+            for name, v in final.subsets.items()
         ]
         tables.append(_table(["subset", "faces", "NME %", f"{rate_label(failures)} %", rate_label(area)], rows))
-    tables.append(_table(["part", "NME %"], [[part, percent(nme)] for part, nme in final["parts"].items()]))
+    tables.append(_table(["part", "NME %"], [[part, percent(nme)] for part, nme in final.parts.items()]))
     return "\n\n".join([text, *tables])
 
 
@@ -191,13 +191,13 @@ def _values(d: Any) -> str:
 
 def _environment(sweep: SweepResult, card: Published) -> str:
     shown = {key: value for key, value in sweep.tags.items() if key not in ("command", "sampler", "pruner")}
-    shown |= card.final.get("provenance", {}) if card.final is not None else {}
+    shown |= dict(card.final.provenance) if card.final is not None else {}
     shown["config.hash"] = card.config_hash
     shown["seed"] = str(card.config.run.seed)
     shown["device"] = card.device
     shown["threads"] = str(card.config.run.threads)
     if card.final is not None:
-        shown["data.hash.test"] = card.final["data_hash"]
+        shown["data.hash.test"] = card.final.data_hash
     return _table(["what", "value"], [[key, value] for key, value in sorted(shown.items())])
 
 

@@ -187,8 +187,9 @@ def _measured(sweep: SweepResult) -> ErrorAnalysis | None:
 
 def _groups(sweep: SweepResult, measured: ErrorAnalysis | None, name: str) -> dict[str, dict[str, float]]:
     groups: dict[str, dict[str, float]] = {}
-    final = sweep.findings.get("final")
-    for title, found in (("winner, val", measured and measured.report), ("final model, test", final)):
+    final = sweep.findings.final_test
+    tested: dict[str, Any] = {"subsets": final.subsets, "parts": final.parts} if final is not None else {}
+    for title, found in (("winner, val", measured and measured.report), ("final model, test", tested)):
         if found:
             groups[title] = {key: v["nme"] if isinstance(v, dict) else v for key, v in found[name].items()}
     return groups

@@ -36,9 +36,9 @@ _PAPERS = {
 
 def published_run(sweep: SweepResult) -> tuple[str, Path]:
     """Name in MLflow and run folder of the model to publish: the first final one, else the winner of the sweep."""
-    final = sweep.findings.get("final")
+    final = sweep.findings.final_test
     if final is not None:
-        return final["runs"][0], sweep.config.rerun_folder(final["runs"][0])
+        return final.runs[0], sweep.config.rerun_folder(final.runs[0])
     if sweep.best is None:
         raise ConfigError(f"sweep {sweep.name}: no trial is complete, so there is nothing to publish")
     return str(sweep.best.number), sweep.config.trial_folder(sweep.best.number)
@@ -62,7 +62,7 @@ def publish_files(sweep: SweepResult, folder: Path, target: Path) -> tuple[Publi
             old.unlink()
     best = sweep.best
     val_nme = best.best_nme if best is not None and best.best_nme is not None else float("nan")
-    final, device = sweep.findings.get("final"), str(state.get("device", "unknown"))
+    final, device = sweep.findings.final_test, str(state.get("device", "unknown"))
     names = weights.name, log.name
     return Published(model, config, trained.identity(), *names, final, val_nme, device), weights
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sweep.analysis.findings import final_text, repeat_text, seeds_text, spread_text
 from sweep.analysis.statistics import likely_difference
 from sweep.analysis.sweep_result import SweepResult
 from sweep.core.formatting import format_params
@@ -42,12 +41,11 @@ def evidence_lines(sweep: SweepResult) -> list[str]:
         lines.append(f"Faces: {warnings}.")
     readings = sweep.test_readings
     counted = f"he test split was read {readings} time{'s' * (readings != 1)}"
-    if "repeat" in found:
-        lines.append(repeat_text(found["repeat"]))
+    if found.reproduction is not None:
+        lines.append(found.reproduction.text)
     lines.append(noise_text(sweep))
-    if "final" in found:
-        text = final_text(found["final"]).partition("\n")[0]  # parts and subsets have figures of their own
-        lines.append(f"{text}. T{counted}.")
+    if found.final_test is not None:
+        lines.append(f"{found.final_test.summary}. T{counted}.")
     elif readings:
         lines.append(f"Test: t{counted}, but no number came of it.")
     else:
@@ -57,20 +55,20 @@ def evidence_lines(sweep: SweepResult) -> list[str]:
 
 def noise_text(sweep: SweepResult) -> str:
     """The seed noise, and how many trials lie within it; or how to measure it."""
-    found = sweep.findings.get("seeds")
+    found = sweep.findings.seed_study
     if found is None:
         return (
             "Seed noise: not measured, so small differences between trials may mean nothing. Measure it:  "
             f"python -m sweep.rerun {sweep.name} --seeds 5"
         )
-    winner, best, text = found["winner"], sweep.best, seeds_text(found)
-    if best is None or best.best_nme is None or winner["trial"] != best.number or not winner["std"] > 0:
+    winner, best, text = found.winner, sweep.best, found.text
+    if best is None or best.best_nme is None or winner.trial != best.number or not winner.std > 0:
         return text
-    noise = likely_difference(winner["std"], len(winner["seeds"]))
+    noise = likely_difference(winner.std, len(winner.seeds))
     others = [r for r in sweep.records.values() if r.state is State.COMPLETE and r.number != best.number]
     near = [r for r in others if r.best_nme is not None and r.best_nme - best.best_nme < noise]
     return (
-        f"{text}.\nSeed noise: {winner['std'] * 100:.2f} points (standard deviation of {len(winner['seeds'])} seeds); "
+        f"{text}.\nSeed noise: {winner.std * 100:.2f} points (standard deviation of {len(winner.seeds)} seeds); "
         f"two runs of one config differ by less than {noise * 100:.2f} points 19 times in 20 (Student's t). "
         f"{len(near)} of {len(others)} other complete trials lie so near to the winner."
     )
@@ -79,7 +77,7 @@ def noise_text(sweep: SweepResult) -> str:
 def comparison_row(sweep: SweepResult) -> list[str]:
     """A sweep in the table that puts several side by side."""
     train, best = sweep.config.train, sweep.best
-    seeds, final = sweep.findings.get("seeds"), sweep.findings.get("final")
+    seeds, final = sweep.findings.seed_study, sweep.findings.final_test
     return [
         sweep.name,
         train.loss.name,
@@ -88,8 +86,8 @@ def comparison_row(sweep: SweepResult) -> list[str]:
         str(sweep.epochs_spent),
         f"{sweep.trial_hours:.2f}",
         "-" if best is None or best.best_nme is None else f"{best.best_nme:.2%}",
-        "-" if seeds is None else spread_text(seeds["winner"]),
-        "-" if final is None else f"{final['nme']:.2%}",
+        "-" if seeds is None else seeds.winner.text,
+        "-" if final is None else f"{final.nme:.2%}",
         "-" if best is None else format_params(best.params),
     ]
 

@@ -101,7 +101,7 @@ def told(sweep: Sweep) -> dict:
         "history": {
             n: {epoch: row["val/nme"] for epoch, row in rows.items()} for n, rows in read.history_by_trial.items()
         },
-        "findings": sorted(read.findings),
+        "findings": [kind.about for kind in vars(read.findings).values() if kind is not None],
         "best_config": yaml.safe_load((sweep.folder / "best.yaml").read_text()),
         "landmarks": LandmarkPredictor(best).predict(drawn())[0].tolist(),
     }

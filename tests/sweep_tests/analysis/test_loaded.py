@@ -15,6 +15,7 @@ from harness import CALM, MARK, TINY, Sweep, rows
 from waiting import PATIENCE
 
 from sweep import load
+from sweep.analysis.findings import Findings
 from sweep.analysis.sweep_result import RunInterval
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State, TrialRecord
@@ -97,7 +98,7 @@ def test_what_is_read_is_what_the_study_holds(calm):
     assert found.best_config == TrainConfig.load(sweep.folder / "best.yaml")
     assert found.config.tree() == yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
     assert {"version.torch", "git.commit", "data.hash.train", "data.hash.val", "threads"} <= found.tags.keys()
-    assert (found.reruns, found.findings, found.test_readings, len(found.invocations)) == ({}, {}, 0, 1)
+    assert (found.reruns, found.findings, found.test_readings, len(found.invocations)) == ({}, Findings(), 0, 1)
 
 
 @pytest.mark.slow
@@ -268,6 +269,24 @@ def test_frames_hold_nan_where_there_is_nothing(written):
     assert found.trials is trials
 
 
+BLANKS = {
+    "config_hash": "",
+    "data_hash": "",
+    "overlap": None,
+    "skipped": None,
+    "threads": None,
+    "device": "",
+    "provenance": {},
+}
+
+
+def detail(nme: float) -> dict:
+    """Of a final evaluation, as versions wrote it that noted less."""
+    rates = {"fr10": 0.5, "auc10": 0.1}
+    rest = {"trial": 0, "runs": ["final-0000-0"], "seeds": [0], "faces": 5, "interval": [0.1, 0.2], "std": math.nan}
+    return {**rest, **rates, "nme": nme, "nme_of_seeds": [nme], "subsets": {}, "parts": {}}
+
+
 def test_reruns_readings_and_findings(written):
     written.begin(0)
     written.start(1, 0)
@@ -280,17 +299,18 @@ def test_reruns_readings_and_findings(written):
     for reading in (1, 2):
         written.add(5 + reading, EventKind.TEST_READ, reading=reading, networks=1)
     for second, nme in ((8, 0.1), (9, math.inf)):
-        written.add(second, EventKind.FINDING, about="final", metrics={"final/nme": nme}, detail={"std": math.nan})
+        written.add(second, EventKind.FINDING, about="final", metrics={"final/nme": nme}, detail=detail(nme))
     found = load(written.folder)
     (rerun,) = found.reruns.values()
     assert (rerun.run, rerun.purpose, rerun.of, rerun.state) == ("seed-0000-1", "seed", 0, State.COMPLETE)
     assert rerun.config == TrainConfig.from_tree(tree)
     assert rerun.history == ({"val/nme": 0.25},)
     assert found.test_readings == 2
-    assert set(found.findings) == {"final"}
-    final = found.findings["final"]
-    assert (final["metrics"], final["time"]) == ({"final/nme": math.inf}, 9.0)
-    assert math.isnan(final["std"])
+    assert (found.findings.reproduction, found.findings.seed_study) == (None, None)
+    final = found.findings.final_test
+    assert (final.nme, final.rates) == (math.inf, {"fr10": 0.5, "auc10": 0.1})
+    assert math.isnan(final.std)
+    assert final.detail() == {**detail(math.inf), **BLANKS, "std": final.std}
     assert list(found.records) == [0]  # reruns are no trials
     assert found.epochs_spent == 1
 

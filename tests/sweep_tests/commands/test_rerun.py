@@ -19,7 +19,7 @@ from harness import CALM, LOCKSTEP, MARK, TINY, Sweep, rows
 from waiting import PATIENCE
 
 from sweep import load, rerun
-from sweep.analysis import findings
+from sweep.analysis import rerun_evaluation
 from sweep.storage.event_log import EventKind
 from trainer import evaluate
 from trainer.config import TrainConfig
@@ -141,7 +141,7 @@ def test_the_winner_again_is_identical(calm):
     assert not (folder / "last.pt").exists()
     errors = [np.load(f / "best_val_nme.npy") for f in (folder, calm.folder / "trials" / f"{WINNER:04d}")]
     np.testing.assert_array_equal(*errors)
-    assert load(calm.folder).findings["repeat"]["again"] == best
+    assert load(calm.folder).findings.reproduction.again == best
 
 
 def test_another_number_is_told_with_the_epoch_at_which_they_part(copy, capsys):
@@ -159,9 +159,9 @@ def test_another_number_is_told_with_the_epoch_at_which_they_part(copy, capsys):
     assert f"trial {WINNER} again: val NME " in told
     assert "identical" not in told
     assert "they part at epoch 2" in told
-    found = load(spoilt.folder).findings["repeat"]
-    assert found["identical"] is False
-    assert found["before"] == math.nextafter(found["again"], 9)
+    found = load(spoilt.folder).findings.reproduction
+    assert found.identical is False
+    assert found.before == math.nextafter(found.again, 9)
     assert runs(spoilt)[None].data.metrics["rerun/identical"] == 0
 
 
@@ -177,12 +177,12 @@ def test_a_repetition_that_was_interrupted_goes_on(copy):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        findings.repeat(sweep, sweep.best, stop)
+        rerun_evaluation.reproduce(sweep, sweep.best, stop)
     folder = sweep.folder / "reruns" / f"repeat-{WINNER:04d}"
     first = rows(folder)
-    found = findings.repeat(sweep, sweep.best)
-    assert found.detail["identical"]
-    assert found.detail["first_difference"] is None
+    found = rerun_evaluation.reproduce(sweep, sweep.best)
+    assert found.identical
+    assert found.first_difference is None
     assert rows(folder)[:2] == first  # times and all: these epochs were not trained again
     assert heard == [1, 2]
     assert not (folder / "last.pt").exists()
@@ -454,4 +454,4 @@ def test_reruns_leave_the_sweep_itself_as_it_was(calm, final, copy):
     assert ended.returncode == 0, ended.stderr
     assert (other.folder / "leaderboard.csv").read_text() == table
     assert yaml.safe_load((Path(other.folder) / "best.yaml").read_text())["data"]["train_on"] == "train"
-    assert load(other.folder).findings.keys() == {"repeat", "seeds", "final"}
+    assert all(vars(load(other.folder).findings).values())

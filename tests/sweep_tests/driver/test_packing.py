@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from prepared import teach_sweep
-from sweep.driver.throughput import SlotThroughput, alternatives, measure_throughput
 
 from sweep import run
 from sweep.driver import preflight
+from sweep.driver.packing import SlotThroughput, alternatives, measure_throughput
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.speed import Speed
@@ -62,7 +62,7 @@ def test_a_dry_run_says_what_it_measured_and_what_would_be_faster(
         speed = Speed({1: 100.0, 2: 250.0}[threads], 2.0, 1_000_000_000, 132_000_000)
         return SlotThroughput(slots, threads, (speed,) * slots)
 
-    monkeypatch.setattr(preflight, "measure_packing", measured)
+    monkeypatch.setattr(preflight, "measure_throughput", measured)
     monkeypatch.setattr(preflight, "check_local", lambda config: 2)
     small = [text for key, value in SMALL.items() for text in (f"--train.{key}", str(value))]
     words = ["--dry-run", "--output", str(tmp_path / "out"), "--trials", "10", "--train.data.cache_dir", str(tmp_path)]
@@ -90,7 +90,7 @@ def test_for_gpus_a_dry_run_measures_one_trial(
         asked.append((slots, threads))
         return SlotThroughput(slots, threads, (Speed(100.0, 2.0, 1_000_000_000, 132_000_000),) * slots)
 
-    monkeypatch.setattr(preflight, "measure_packing", measured)
+    monkeypatch.setattr(preflight, "measure_throughput", measured)
     monkeypatch.setattr(preflight, "check_local", lambda config: 8)
     small = [text for key, value in SMALL.items() for text in (f"--train.{key}", str(value))]
     words = ["--dry-run", "--output", str(tmp_path / "out"), "--resources.gpus", "1"]

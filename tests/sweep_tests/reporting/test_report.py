@@ -21,7 +21,7 @@ from waiting import PATIENCE
 from written_sweeps import MIXED, PLANE, SHAPES, SPEED, TWO, some, with_head, write_sweep, write_two_objectives
 
 from sweep import report, run
-from sweep.analysis.error_analysis import measure
+from sweep.analysis.error_analysis import analyse_errors
 from sweep.analysis.sweep_result import load
 from sweep.core.stop_request import StopRequest
 from sweep.driver import session
@@ -248,7 +248,7 @@ def test_numbers_in_the_file_are_those_that_the_trainer_wrote(ended):
 @pytest.mark.slow
 def test_the_worst_faces_are_those_with_the_largest_error(ended):
     sweep = load(ended[0].folder)
-    measured = measure(sweep.config, sweep.best.number, count=3)
+    measured = analyse_errors(sweep.config, sweep.best.number, count=3)
     config, model = load_trained(sweep.config.trial_folder(sweep.best.number))
     split = load_split(config.data, "val")
     errors = np.load(sweep.config.trial_folder(sweep.best.number) / FACES_FILE)

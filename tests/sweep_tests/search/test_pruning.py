@@ -31,7 +31,7 @@ def stopped(config: PrunerConfig, epoch: int, curves: dict[int, dict[int, float]
 
 
 @pytest.mark.parametrize(
-    ("others", "own", "goes_on"),
+    ("others", "own", "should_continue"),
     [
         # reduction 2: of n at a rung the best ceil(n / 2) go on
         ([], 0.9, True),  # 1 of 1
