@@ -179,7 +179,7 @@ def _run_ours(config: SweepConfig) -> Sweep:
     trial_worker.run_trial = do_nothing
     session.EventLog = TimedLog  # type: ignore[misc]
     with open(os.devnull, "w") as nowhere:
-        session.run_sweep(config, Console(file=nowhere), "growth")
+        session.SweepRun(config, Console(file=nowhere), "growth").run()
     cpu = time.process_time() - clock[0]
     if not artifacts.make_mlflow_sync(config).finished:
         raise RuntimeError("MLflow has not got everything in time")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.measuring import Table, medians_in_turn
-from sweep.driver.packing import measure_throughput
+from sweep.driver.preflight import measure_throughput
 from trainer.config import TrainConfig
 from trainer.cores import available_cores
 from trainer.data.crop_cache import load_split

@@ -128,7 +128,7 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
         config = configured(trials, Path(output), {"ray_address": address})
         growth.make_tables(mlflow_uri.resolve_uri(None, Path(output)))
         with open(os.devnull, "w") as nowhere:
-            session.run_sweep(config, Console(file=nowhere), "scale")
+            session.SweepRun(config, Console(file=nowhere), "scale").run()
         if not artifacts.make_mlflow_sync(config).finished:
             raise RuntimeError("MLflow has not got everything in time")
         done = (config.folder / sweep_folder.MLFLOW_STATE_FILE).stat().st_mtime

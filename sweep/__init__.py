@@ -1,17 +1,22 @@
-"""Sweeps: Optuna decides, Ray runs, MLflow shows. In Python: `from sweep import run, load` (see README.md)."""
+"""Sweeps: Optuna decides, Ray runs, MLflow shows. In Python: `from sweep import run_sweep, load` (see README.md)."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweep.analysis.sweep_result import load
+    from sweep.run import run_sweep
 
-__all__ = ["load", "run"]  # run is the module sweep.run, which can be called
+__all__ = ["load", "run_sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `load` when it is asked for: a command that does without must not wait for it."""
+    """Imports a function when it is first used, so that commands that need neither start faster."""
     if name == "load":
         from sweep.analysis.sweep_result import load
 
         return load
+    if name == "run_sweep":
+        from sweep.run import run_sweep
+
+        return run_sweep
     raise AttributeError(f"module 'sweep' has no attribute {name!r}")

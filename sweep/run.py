@@ -1,7 +1,4 @@
-"""python -m sweep.run [SWEEP.yaml] [--trials 40 ...]: runs a sweep, or goes on with it. Without a file: the demo.
-
-In Python, this module is a function: `from sweep import run; sweep = run("my_sweep.yaml", trials=40)`.
-"""
+"""python -m sweep.run [SWEEP.yaml] [--trials 40 ...]: runs a sweep, or goes on with it. Without a file: the demo."""
 
 from __future__ import annotations
 
@@ -12,25 +9,24 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TextIO, cast
 
 from rich.console import Console
 
 from sweep.analysis.sweep_result import SweepResult, load
+from sweep.analysis.warm_start import warmed
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.stop_request import INTERRUPTED
 from sweep.driver import end_hook
 from sweep.driver.command_line import python_command, run_command
 from sweep.driver.console import BrokenPipeSafeStream
-from sweep.driver.warm_start import warmed
 from trainer.settings import ArgumentParser
 
 
 def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = ArgumentParser(prog="python -m sweep.run", description=(__doc__ or "").partition("\n")[0])
+    parser = ArgumentParser(prog="python -m sweep.run", description=__doc__)
     parser.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="settings of the sweep; without it, the demo")
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, forecast; start nothing")
     parser.add_argument("--on-end", metavar="CMD", help=end_hook.HELP)
@@ -55,16 +51,16 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequen
 
         console.print(dry_run(config), highlight=False, markup=False, soft_wrap=True)
         return 0
-    from sweep.driver.session import run_sweep
+    from sweep.driver.session import SweepRun
 
     command = shlex.join([python_command(), "-m", "sweep.run", *words])
     with end_hook.at_end(arguments.on_end, config) as end:
-        end.code = run_sweep(config, console, command)
+        end.code = SweepRun(config, console, command).run()
     return end.code
 
 
-def run_in_python(sweep: str | Path | None = None, **settings: Any) -> SweepResult:
-    """Runs a sweep, or goes on with it, and reads what it left.
+def run_sweep(sweep: str | Path | None = None, **settings: Any) -> SweepResult:
+    """Runs a sweep from Python, or continues the one of its name, and returns its result.
 
     Args:
         sweep: YAML file; None: the demo.
@@ -73,9 +69,9 @@ def run_in_python(sweep: str | Path | None = None, **settings: Any) -> SweepResu
     Raises:
         ConfigError: a setting that does not fit.
         KeyboardInterrupt: stopped by the user; the same call goes on.
-        DataError, ModelError, DiskFullError, StudyStorageError, ClusterGoneError: see `sweep.driver.session.run_sweep`.
+        DataError, ModelError, DiskFullError, StudyStorageError, ClusterGoneError: see `sweep.driver.session.SweepRun`.
     """
-    from sweep.driver.session import run_sweep
+    from sweep.driver.session import SweepRun
 
     texts = {
         key: os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)
@@ -83,18 +79,10 @@ def run_in_python(sweep: str | Path | None = None, **settings: Any) -> SweepResu
     }
     config = warmed(load_sweep(sweep, texts))
     arguments = ", ".join([repr(str(sweep or "demo")), *(f"{key}={value!r}" for key, value in settings.items())])
-    if run_sweep(config, Console(), f"sweep.run({arguments})") == INTERRUPTED:
+    if SweepRun(config, Console(), f"sweep.run_sweep({arguments})").run() == INTERRUPTED:
         raise KeyboardInterrupt
     return load(config.folder)
 
-
-class _Function(ModuleType):
-    """This module, which can be called: `from sweep import run` gives it, also after `import sweep.run`."""
-
-    __call__ = staticmethod(run_in_python)
-
-
-sys.modules[__name__].__class__ = _Function
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sweep.analysis.warm_start import warmed
 from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_sweep
 from sweep.driver.command_line import run_command
-from sweep.driver.warm_start import warmed
 from sweep.simulation.curve_table import TABLES, read_table
 from sweep.simulation.foreign_sweep import ForeignSweep, load_foreign, space_keys
 from sweep.simulation.recorded_curves import RecordedCurves, read_curves

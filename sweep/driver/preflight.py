@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import zip_longest
+from multiprocessing.synchronize import Barrier
 
 from sweep.core.config import SweepConfig
 from sweep.core.errors import TrackingUnavailable
 from sweep.core.formatting import format_seconds
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
-from sweep.driver.packing import SlotThroughput, alternatives, measure_throughput
 from sweep.driver.preparation import speeds_apart
 from sweep.execution.resources import check_local
 from sweep.search.rehearsal import expected_extent
 from sweep.tracking.artifacts import make_mlflow_sync
+from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_splits
 from trainer.data.survey import survey
 from trainer.forms import Form, FormSpeeds, choose, form_of
-from trainer.speed import Speed
+from trainer.speed import Speed, measure_speed
 
 _WORTHWHILE = 0.05  # gain from which another packing is recommended
 
@@ -133,3 +137,49 @@ def _forecast(config: SweepConfig, slots: int, faces: int, speed: Speed) -> list
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
+
+
+@dataclass(frozen=True)
+class SlotThroughput:
+    """The speed of `slots` trials that train at the same time, each with `threads` threads."""
+
+    slots: int
+    threads: int
+    speeds: tuple[Speed, ...]
+
+    @property
+    def images_per_second(self) -> float:
+        """Sum over the trials."""
+        return sum(speed.images_per_second for speed in self.speeds)
+
+
+def alternatives(slots: int, threads: int) -> list[tuple[int, int]]:
+    """Half and twice the threads on as many cores, as (slots, threads)."""
+    found = []
+    if slots % 2 == 0:
+        found.append((slots // 2, threads * 2))
+    if threads % 2 == 0:
+        found.append((slots * 2, threads // 2))
+    return found
+
+
+def measure_throughput(config: TrainConfig, slots: int, threads: int, seconds: float = 5.0) -> SlotThroughput:
+    """Trains a config in `slots` processes at the same time for some seconds; the crop cache must exist."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(slots)
+    config = config.replace({"run.threads": threads})
+    with ProcessPoolExecutor(slots, mp_context=context, initializer=_share, initargs=(barrier,)) as pool:
+        jobs = [pool.submit(_measure, config, seconds) for _ in range(slots)]
+        return SlotThroughput(slots, threads, tuple(job.result() for job in jobs))
+
+
+_barrier: Barrier
+
+
+def _share(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def _measure(config: TrainConfig, seconds: float) -> Speed:
+    return measure_speed(config, seconds, lambda: _barrier.wait(timeout=600))

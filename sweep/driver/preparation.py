@@ -36,7 +36,7 @@ def make_ready(
         How many trials fit at once, and what is known of the machines.
 
     Raises:
-        ConfigError, DataError, ModelError: as `sweep.driver.session.run_sweep`.
+        ConfigError, DataError, ModelError: as `sweep.driver.session.SweepRun.run`.
     """
     with doing(console, "preparing faces, starting Ray"):
         preparation = _Preparation(config) if config.ray_address is None else None

@@ -432,7 +432,15 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Puts counters in the place of training and of sweeping, so that a command line that is right ends at once."""
     started: list[str] = []
     session = types.ModuleType("sweep.driver.session")
-    session.run_sweep = lambda *_: started.append("sweep") or 0  # type: ignore[attr-defined]
+
+    class SweepRun:
+        def __init__(self, *_: object) -> None: ...
+
+        def run(self) -> int:
+            started.append("sweep")
+            return 0
+
+    session.SweepRun = SweepRun  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sweep.driver.session", session)
     monkeypatch.setattr(train, "_train", lambda *_: started.append("train") or 0)
     return started

@@ -48,7 +48,7 @@ DURING = [
 ]
 AT_THE_END = [
     "before:sweep.driver.outputs:SweepOutputs.update:{last}",
-    "after:sweep.driver.session:_sweep_ended:1",
+    "after:sweep.driver.session:SweepRun._ended:1",
     "before:sweep.tracking.background_writer:BackgroundWriter.close:1",
 ]
 STEADY = ("train/loss", "val/nme", "val/fr10", "val/auc10", "best_nme", "lr")  # what no clock has a part in

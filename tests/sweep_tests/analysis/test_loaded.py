@@ -35,13 +35,12 @@ SETTINGS = CALM | {
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from sweep import load, run
 import sweep.run
-from sweep import run as again
-from sweep.analysis.sweep_result import Sweep
-assert again is run is sys.modules["sweep.run"] is sweep.run
-found = run("faces.yaml", trials=3, output="out", **{"train.optim.epochs": 2, "mlflow_experiment": "python"})
-assert type(found) is Sweep and type(load("faces", "out")) is Sweep
+from sweep import load, run_sweep
+from sweep.analysis.sweep_result import SweepResult
+assert run_sweep is sweep.run.run_sweep
+found = run_sweep("faces.yaml", trials=3, output="out", **{"train.optim.epochs": 2, "mlflow_experiment": "python"})
+assert type(found) is SweepResult and type(load("faces", "out")) is SweepResult
 seen = {"name": found.name, "best": found.best.best_nme, "states": [r.state for r in found.records.values()]}
 Path("seen.json").write_text(json.dumps(seen))
 """
@@ -74,7 +73,7 @@ def test_a_sweep_runs_from_python(calm):
     assert ended.stderr == ""
     assert found.config.trials == 3
     assert found.config.train.optim.epochs == 2
-    assert found.tags["command"].startswith("sweep.run('faces.yaml', trials=3, output='out', ")
+    assert found.tags["command"].startswith("sweep.run_sweep('faces.yaml', trials=3, output='out', ")
     assert sweep.client().get_experiment_by_name("python") is not None
 
 
@@ -385,18 +384,18 @@ def test_a_sweep_is_found_by_name_by_folder_and_after_it_was_moved(written, monk
 
 def test_a_path_may_be_a_setting(written, tmp_path):
     """From Python, an output folder is as likely a Path as a text."""
-    from sweep import run
+    from sweep import run_sweep
 
     with pytest.raises(ConfigError, match=r"trials = 0"):
-        run(tmp_path / "faces.yaml", output=tmp_path / "out", trials=0)
+        run_sweep(tmp_path / "faces.yaml", output=tmp_path / "out", trials=0)
 
 
 def test_a_setting_that_does_not_fit_is_refused_from_python(tmp_path):
-    from sweep import run
+    from sweep import run_sweep
 
     for settings in ({"trails": 3}, {"trials": 0}, {"trials": None}, {"train.optim.lr": [1]}):
         with pytest.raises(ConfigError, match=next(iter(settings))):
-            run(None, output=str(tmp_path), **settings)
+            run_sweep(None, output=str(tmp_path), **settings)
     assert list(tmp_path.iterdir()) == []
 
 

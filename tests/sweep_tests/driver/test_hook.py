@@ -183,7 +183,7 @@ def test_a_log_that_cannot_be_read_does_not_hide_how_it_ended(config, tmp_path):
         ("python -m sweep.run '--on-end=curl x/T0KEN' a.yaml", "python -m sweep.run '--on-end=***' a.yaml"),
         ("python -m sweep.run --on-end ''", "python -m sweep.run --on-end '***'"),
         ("python -m sweep.run --on-end a --on-end b", "python -m sweep.run --on-end '***' --on-end '***'"),
-        ("sweep.run('a.yaml', trials=3)", "sweep.run('a.yaml', trials=3)"),
+        ("sweep.run_sweep('a.yaml', trials=3)", "sweep.run_sweep('a.yaml', trials=3)"),
     ],
 )
 def test_the_value_is_hidden_and_the_rest_is_not(command, shown):

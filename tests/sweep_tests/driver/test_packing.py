@@ -9,7 +9,7 @@ from prepared import teach_sweep
 
 from sweep import run
 from sweep.driver import preflight
-from sweep.driver.packing import SlotThroughput, alternatives, measure_throughput
+from sweep.driver.preflight import SlotThroughput, alternatives, measure_throughput
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.speed import Speed

@@ -5,9 +5,9 @@ import yaml
 from harness import TINY
 from written_sweeps import write_sweep
 
+from sweep.analysis.warm_start import warmed
 from sweep.core.config_file import load_sweep
 from sweep.core.trial import State
-from sweep.driver.warm_start import warmed
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog
 from trainer.errors import ConfigError
