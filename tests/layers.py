@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
 TRAINER = {
     "ground": Layer(
-        {"errors", "cores", "landmarks", "metrics", "metric_names", "coords"}
+        {"errors", "cores", "landmarks", "metrics", "metric_names", "coords", "atomic_file"}
         | {"settings", "config", "forms", "pulse", "run_folder"},
         set(),
     ),

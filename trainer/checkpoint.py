@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trainer.atomic_file import remove_stale, replacing
 from trainer.errors import CheckpointError, DiskFullError
 from trainer.runtime.disk import writing
 
@@ -24,17 +25,13 @@ def save(state: dict[str, Any], path: Path) -> None:
         DiskFullError: there is no room for it; the previous checkpoint is untouched.
         CheckpointError: it could not be written for another reason; the previous checkpoint is untouched.
     """
-    for stale in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while writing
-        stale.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    remove_stale(path)
     try:
-        with writing(path, _bytes(state)), open(temporary, "wb") as file:
+        with writing(path, _bytes(state)), replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         if isinstance(error, DiskFullError):
             raise
         raise CheckpointError(f"{path}: could not be written ({error})") from error

@@ -5,6 +5,7 @@ What is known of a machine is kept in the cache folder, so that it is measured o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainer.atomic_file import replacing
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
@@ -158,13 +160,10 @@ def recall(config: TrainConfig) -> FormSpeeds | None:
 def remember(config: TrainConfig, speeds: FormSpeeds) -> None:
     """Keeps what was measured; a cache folder that cannot be written to costs another measurement, nothing else."""
     path = _file(config)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(speeds.tree()), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        return
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(speeds.tree()), encoding="utf-8")
 
 
 def _file(config: TrainConfig) -> Path:

@@ -5,7 +5,7 @@ Legend: N faces, B batch, K landmarks, S side of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +49,21 @@ def predict(model: nn.Module, pictures: Tensor, config: TrainConfig) -> Tensor:
     """Landmarks (B, K, 2) in [-1, 1] of pictures (B, 3, S, S)."""
     points = decode(run_model(model, pictures, config))
     if config.run.flip_test:
-        mirrored = decode(run_model(model, pictures.flip(-1), config))[:, config.data.landmarks.flip]
-        points = (points + mirrored * mirrored.new_tensor([-1.0, 1.0])) / 2
+        mirrored = decode(run_model(model, pictures.flip(-1), config))
+        points = flip_average(points, mirrored, config.data.landmarks.flip)
     return points
+
+
+def flip_average(points: Tensor, mirrored: Tensor, order: Sequence[int]) -> Tensor:
+    """The mean of landmarks of pictures and of their mirrored copies, (B, K, 2) each in [-1, 1].
+
+    Args:
+        points: of the pictures.
+        mirrored: of the mirrored pictures, as the network gives them.
+        order: of the landmarks in a mirrored picture, (K,), see `Layout.flip`.
+    """
+    mirrored = mirrored.index_select(1, torch.tensor(order, device=mirrored.device))
+    return (points + mirrored * points.new_tensor([-1.0, 1.0])) / 2
 
 
 @torch.inference_mode()

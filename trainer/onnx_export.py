@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +36,7 @@ def export(source: Path, out: Path, overrides: Mapping[str, str]) -> str:
         ExportError: it cannot be traced, or the file differs from the network; no file is left.
         OSError: it could not be written.
     """
+    from trainer.atomic_file import remove_stale, replacing, write_synced
     from trainer.inference import load_trained
     from trainer.runtime.disk import writing
 
@@ -46,18 +45,11 @@ def export(source: Path, out: Path, overrides: Mapping[str, str]) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     out.parent.mkdir(parents=True, exist_ok=True)
     data = to_onnx(model, config, {"checkpoint_sha256": digest})
-    for stale in out.parent.glob(f".{glob.escape(out.name)}.*"):  # of a process that was killed while writing
-        stale.unlink(missing_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with writing(out, len(data)), open(temporary, "wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
+    remove_stale(out)
+    with replacing(out) as temporary:
+        with writing(out, len(data)):
+            write_synced(temporary, data)
         difference = check(temporary, model, config)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return f"{out}  {len(data) / 1e6:.1f} MB  opset {_OPSET}  largest difference {difference:.1e} (in [-1, 1])"
 
 
@@ -156,6 +148,7 @@ def _whole_path(model: nn.Module, config: TrainConfig) -> nn.Module:
     from torch import nn
 
     from trainer.coords import to_pixels
+    from trainer.inference import flip_average
 
     size, order, mirror = config.data.image_size, config.data.landmarks.flip, config.run.flip_test
 
@@ -170,8 +163,7 @@ def _whole_path(model: nn.Module, config: TrainConfig) -> nn.Module:
             points, covariance = _moments(output) if output.ndim == 4 else (output.float(), None)
             if mirror:
                 points, mirrored = points.unflatten(0, (2, -1)).unbind(0)
-                mirrored = mirrored.index_select(1, torch.tensor(order))
-                points = (points + mirrored * points.new_tensor([-1.0, 1.0])) / 2
+                points = flip_average(points, mirrored, order)
             landmarks = to_pixels(points, size)
             if covariance is None:
                 return (landmarks,)

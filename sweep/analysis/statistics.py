@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.search.replicates import CONFIDENCE
+from sweep.core.student_t import margin
 from trainer.metrics import bootstrap_means, interval, mean
 
 
@@ -19,25 +19,18 @@ def difference_interval(first: NDArray[np.floating], second: NDArray[np.floating
     The faces' part of the variance is that of a bootstrap over faces. The seeds' part is that of their differences,
     with Student's t: a bootstrap of so few of them is too narrow. One seed gives the faces' part alone.
     """
-    from scipy.stats import t
-
     pairs = second - first
     faces = bootstrap_means(pairs.mean(0)[None])
     if len(pairs) == 1:
         return interval(faces)
     each = np.array([mean(row) for row in pairs])
-    half = float(t.ppf(0.975, len(each) - 1) * np.sqrt(each.var(ddof=1) / len(each) + np.nanvar(faces)))
+    half = margin(float(np.sqrt(each.var(ddof=1) / len(each) + np.nanvar(faces))), len(each) - 1)
     return float(each.mean()) - half, float(each.mean()) + half
 
 
 def likely_difference(std: float, seeds: int) -> float:
-    """What two runs of one config differ by at most, 19 times in 20, given the standard deviation of so many seeds.
-
-    The 97.5 % point of Student's t with seeds - 1 degrees of freedom, times the deviation of a difference of two runs.
-    """
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, seeds - 1)) * 2**0.5 * std
+    """What two runs of one config differ by at most, 19 times in 20, given the standard deviation of `seeds` runs."""
+    return margin(2**0.5 * std, seeds - 1)
 
 
 def mean_interval(runs: Sequence[float], spread: float, freedom: int) -> tuple[float, float]:
@@ -48,7 +41,5 @@ def mean_interval(runs: Sequence[float], spread: float, freedom: int) -> tuple[f
         spread: standard deviation of one.
         freedom: degrees of freedom it was estimated with, 1 or more.
     """
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread / math.sqrt(len(runs))
+    half = margin(spread / math.sqrt(len(runs)), freedom)
     return fmean(runs) - half, fmean(runs) + half

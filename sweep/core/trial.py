@@ -5,11 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from trainer.config import TrainConfig
 
 Value = float | int | str | bool | None
 Params = dict[str, Value]
+
+
+class StateTraits(NamedTuple):
+    """All that depends on the state of a trial.
+
+    Attributes:
+        rank: on the leaderboard: 0 complete, 1 stopped or unfinished, 2 and more unusable.
+        finished: whether the trial is never resumed.
+        optuna: name of Optuna's `TrialState`; None while the trial is unfinished.
+        run_status: of its MLflow run.
+        style: in the terminal, for rich.
+        colour, symbol: in figures, for Plotly.
+    """
+
+    rank: int
+    finished: bool
+    optuna: str | None
+    run_status: str
+    style: str
+    colour: str
+    symbol: str
 
 
 class State(StrEnum):
@@ -27,8 +49,29 @@ class State(StrEnum):
     FAILED = "FAILED"
 
     @property
+    def traits(self) -> StateTraits:
+        return _TRAITS[self]
+
+    @property
     def finished(self) -> bool:
-        return self not in (State.RUNNING, State.PAUSED)
+        return self.traits.finished
+
+    @property
+    def usable(self) -> bool:
+        """Whether its NME may be compared with those of others."""
+        return self.traits.rank < _UNUSABLE
+
+
+_UNUSABLE = 2  # rank
+_TRAITS = {
+    State.RUNNING: StateTraits(1, False, None, "RUNNING", "cyan", "#2f7fb8", "circle-open"),
+    State.PAUSED: StateTraits(1, False, None, "KILLED", "yellow", "#e8c766", "triangle-down-open"),
+    State.COMPLETE: StateTraits(0, True, "COMPLETE", "FINISHED", "green", "#2a7f3f", "circle"),
+    State.PRUNED: StateTraits(1, True, "PRUNED", "KILLED", "yellow", "#e0a100", "triangle-down"),
+    State.INFEASIBLE: StateTraits(2, True, "PRUNED", "FAILED", "magenta", "#7d5a8c", "diamond-x"),
+    State.DIVERGED: StateTraits(3, True, "PRUNED", "FAILED", "magenta", "#a03fa0", "x"),
+    State.FAILED: StateTraits(4, True, "FAIL", "FAILED", "red", "#c0392b", "x-open"),
+}
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,6 @@ from sweep.search.ranking import best, rank
 from sweep.storage.event_log import Event, EventKind
 from trainer.pulse import Pulse
 
-_STYLES = {
-    State.RUNNING: "cyan",
-    State.COMPLETE: "green",
-    State.PRUNED: "yellow",
-    State.DIVERGED: "magenta",
-    State.INFEASIBLE: "magenta",
-    State.PAUSED: "yellow",
-    State.FAILED: "red",
-}
 _TOLD = 4  # trials in a line
 
 
@@ -178,7 +169,7 @@ def results_table(
         table.add_column("images/s", justify="right")
     winner = best(records)
     for r in records:
-        cells: list[Any] = [str(r.number), Text(r.state.value, style=_STYLES[r.state])]
+        cells: list[Any] = [str(r.number), Text(r.state.value, style=r.state.traits.style)]
         share = share_of_epoch(r, running or {})
         cells.append(f"{r.epochs}/{config.train.optim.epochs}" + (f" +{share:.0%}" if share else ""))
         cells += [format_value(r.params[key]) if key in r.params else "-" for key in keys]

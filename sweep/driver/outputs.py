@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from sweep.search.ranking import best, rank
 from sweep.search.replicates import candidates
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import BEST_FILE, LEADERBOARD_FILE, SMALL_FILES
+from trainer.atomic_file import replacing
 from trainer.run_folder import BEST, LAST
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> N
     keys, second = [d.key for d in config.dimensions], config.objectives[1:]
     front = ["pareto"] if second else []
     on_front = {r.number for r in pareto_front(second[0], records)} if second else set()
-    with _replacing(config.folder / LEADERBOARD_FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(config.folder / LEADERBOARD_FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "state", "best_nme", "epochs", "seconds", *keys, "seed", "repeats", *second, *front])
         for r in rank(records):
@@ -119,19 +119,3 @@ def _write_leaderboard(config: SweepConfig, records: Sequence[TrialRecord]) -> N
                 value = second_value(second[0], r)
                 more += ["" if value is None else repr(value), int(r.number in on_front)]
             writer.writerow([r.number, r.state.value, nme, r.epochs, f"{r.seconds:.1f}", *params, *more])
-
-
-class _replacing:
-    """A temporary path beside `path` that takes its place at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)

@@ -9,28 +9,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sweep.core.formatting import format_params
-from sweep.core.trial import TrialRecord
+from sweep.core.trial import State, TrialRecord
 
-COLOURS = {
-    "COMPLETE": "#2a7f3f",
-    "PRUNED": "#e0a100",
-    "PAUSED": "#e8c766",
-    "DIVERGED": "#a03fa0",
-    "INFEASIBLE": "#7d5a8c",
-    "FAILED": "#c0392b",
-    "RUNNING": "#2f7fb8",
-    "INTERRUPTED": "#8a8f98",
-    "CRASHED": "#c0392b",
-}
-SYMBOLS = {
-    "COMPLETE": "circle",
-    "PRUNED": "triangle-down",
-    "PAUSED": "triangle-down-open",
-    "DIVERGED": "x",
-    "INFEASIBLE": "diamond-x",
-    "FAILED": "x-open",
-    "RUNNING": "circle-open",
-}
+_STATES = {state.value: state.traits.colour for state in State}
+OUTCOME_COLOURS = _STATES | {"INTERRUPTED": "#8a8f98", "CRASHED": "#c0392b"}  # of the time a trial ran
 LINES = ["#1f5fa8", "#d9622b", "#2a7f3f", "#8452a1", "#b8336a", "#5b6770", "#0f8b8d", "#a67c00"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import logging
-import os
 import string
 import time
 import traceback
@@ -36,6 +35,7 @@ from sweep.reporting.report_text import (
     unequal,
 )
 from sweep.storage.sweep_folder import LOG_FILE, REPORT_FILE
+from trainer.atomic_file import replacing
 
 logger = logging.getLogger(__name__)
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -59,12 +59,8 @@ def write_report(sweeps: Sequence[SweepResult], path: Path) -> Path:
         plotly=get_plotlyjs(),
         sections="\n".join(sections),
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -18,7 +18,7 @@ from sweep.analysis.sweep_result import SweepResult
 from sweep.core.formatting import short_name
 from sweep.core.search_space import Dimension, filled
 from sweep.core.trial import State, TrialRecord
-from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, nice_ticks
+from sweep.reporting.figure_style import LINES, figure, finite, label, nice_ticks
 from sweep.search.sampling.sampler import distribution
 
 _GRID = 60  # points a side of the response surface
@@ -91,7 +91,7 @@ def _add_points(made: go.Figure, trials: list[TrialRecord], a: Dimension, b: Dim
         marker: dict[str, Any] = {"symbol": "star-open", "size": 22, "color": "#ff3b30", "line": {"width": 2}}
     else:
         edge = {"width": 1.2, "color": "white"}
-        marker = {"symbol": SYMBOLS[state.value], "size": 11, "color": COLOURS[state.value], "line": edge}
+        marker = {"symbol": state.traits.symbol, "size": 11, "color": state.traits.colour, "line": edge}
     made.add_trace(
         go.Scatter(
             x=[filled((a, b), r.params)[a.key] for r in trials],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sweep.analysis.surface import Surface, random_search
 from sweep.analysis.sweep_result import RunInterval, SweepResult
 from sweep.core.trial import State
-from sweep.reporting.figure_style import COLOURS, LINES, SYMBOLS, figure, finite, label, log_axis
+from sweep.reporting.figure_style import LINES, OUTCOME_COLOURS, figure, finite, label, log_axis
 from sweep.search.objectives import pareto_front, second_value
 from trainer.metric_names import rate_label
 from trainer.metrics import ced
@@ -40,9 +40,11 @@ def learning_curves(sweep: SweepResult) -> go.Figure | None:
         epochs = sorted(sweep.history_by_trial[r.number])
         values = [sweep.history_by_trial[r.number][e]["val/nme"] * 100 for e in epochs]
         shown += values
-        colour, state = COLOURS[r.state.value], r.state.value
+        colour, state = r.state.traits.colour, r.state.value
         name = f"winner, trial {r.number}" if r.number == winner else state.lower()
-        sizes = [5] * (len(epochs) - 1) + [12 if r.state in (State.PRUNED, State.DIVERGED, State.FAILED) else 5]
+        ended_early = r.state.finished and r.state is not State.COMPLETE
+        sizes = [5] * (len(epochs) - 1) + [12 if ended_early else 5]
+        symbols = ["circle"] * (len(epochs) - 1) + [r.state.traits.symbol]
         made.add_trace(
             go.Scatter(
                 x=epochs,
@@ -52,7 +54,7 @@ def learning_curves(sweep: SweepResult) -> go.Figure | None:
                 legendgroup=name,
                 showlegend=name not in seen,
                 line={"color": colour, "width": 3.5 if r.number == winner else 1.3},
-                marker={"size": sizes, "symbol": ["circle"] * (len(epochs) - 1) + [SYMBOLS[state]], "color": colour},
+                marker={"size": sizes, "symbol": symbols, "color": colour},
                 opacity=1 if r.number == winner else 0.75,
                 hovertemplate=f"{label(r)}<br>epoch %{{x}}: %{{y:.2f}} %<extra>{state.lower()}</extra>",
             )
@@ -176,7 +178,7 @@ def timeline(sweep: SweepResult) -> go.Figure | None:
                 name=outcome.lower(),
                 legendgroup=outcome,
                 showlegend=outcome not in seen,
-                marker={"color": COLOURS[outcome], "line": {"color": "white", "width": 1}},
+                marker={"color": OUTCOME_COLOURS[outcome], "line": {"color": "white", "width": 1}},
                 text=str(p.span.trial),
                 textposition="inside",
                 insidetextanchor="middle",
@@ -262,7 +264,7 @@ def pareto(sweep: SweepResult) -> go.Figure | None:
         shown = [r for r in finite(records) if r.state is state and second_value(second, r) is not None]
         if shown:
             x, y = [(second_value(second, r) or 0.0) * scale for r in shown], [(r.best_nme or 0.0) * 100 for r in shown]
-            marker = {"color": COLOURS[state.value], "symbol": SYMBOLS.get(state.value, "circle"), "size": 9}
+            marker = {"color": state.traits.colour, "symbol": state.traits.symbol, "size": 9}
             texts = list(map(label, shown))
             hover = "%{text}<extra></extra>"
             made.add_trace(

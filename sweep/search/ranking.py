@@ -7,16 +7,6 @@ from collections.abc import Sequence
 from sweep.core.trial import State, TrialRecord
 from sweep.search.replicates import runs_by_config
 
-_STATE_ORDER = {
-    State.COMPLETE: 0,
-    State.PRUNED: 1,
-    State.PAUSED: 1,
-    State.RUNNING: 1,
-    State.INFEASIBLE: 2,
-    State.DIVERGED: 3,
-    State.FAILED: 4,
-}
-
 
 def rank(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Best first: complete trials; pruned, paused and running ones by NME; then infeasible, diverged and failed ones.
@@ -29,8 +19,8 @@ def rank(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     def key(r: TrialRecord) -> tuple[int, int, int, float, int]:
         first = r.number if r.replicate_of is None else r.replicate_of
         if r.state is not State.COMPLETE:
-            return _STATE_ORDER[r.state], 0, 0, *sort_key(r)[1:]
-        return _STATE_ORDER[r.state], position.get(first, len(position)), first, *sort_key(r)[1:]
+            return r.state.traits.rank, 0, 0, *sort_key(r)[1:]
+        return r.state.traits.rank, position.get(first, len(position)), first, *sort_key(r)[1:]
 
     return sorted(records, key=key)
 
@@ -38,7 +28,7 @@ def rank(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 def sort_key(record: TrialRecord) -> tuple[int, float, int]:
     """Orders single trials: by state, NME, number."""
     nme = record.best_nme if record.best_nme is not None else float("inf")
-    return _STATE_ORDER[record.state], nme, record.number
+    return record.state.traits.rank, nme, record.number
 
 
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:

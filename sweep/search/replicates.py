@@ -8,7 +8,6 @@ Legend: a configuration is a set of parameters; its runs are the complete trials
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sweep.core.config import RepeatsConfig
+from sweep.core.student_t import margin
 from sweep.core.trial import State, TrialRecord
 
 CONFIDENCE = 0.95  # that a configuration is worse than another, one-sided
@@ -107,12 +107,5 @@ def _worse(candidate: ConfigRuns, best: ConfigRuns, spread: float, freedom: int)
     """Whether the candidate is worse than the best by more than noise (Student's t, one-sided)."""
     if not freedom or candidate is best:
         return False
-    half = _quantile(freedom) * spread * best.mean
-    return candidate.mean - best.mean > half * math.sqrt(1 / len(candidate.nmes) + 1 / len(best.nmes))
-
-
-@functools.cache
-def _quantile(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(CONFIDENCE, freedom))
+    standard_error = spread * best.mean * math.sqrt(1 / len(candidate.nmes) + 1 / len(best.nmes))
+    return candidate.mean - best.mean > margin(standard_error, freedom, CONFIDENCE)

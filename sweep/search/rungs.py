@@ -20,7 +20,6 @@ _MIN_FIRST_RUNG = 2  # epoch; after a single one, the ranking of trials may be u
 _FIRST_RUNG_DIVISOR = 27  # the first rung is at this fraction of a whole training
 _FIRST_DESIGN = 14  # trials: a rung identifies the better third, so a few of them must be in it
 _MIN_LAST_RATIO = 1.3  # between the epochs of the last two rungs
-USELESS = (State.DIVERGED, State.INFEASIBLE)  # rank behind all others at every rung
 
 
 def ladder(config: SweepConfig) -> tuple[int, ...]:
@@ -66,7 +65,7 @@ def arrivals(config: SweepConfig, record: TrialRecord) -> dict[int, float]:
         return {}
     rungs = ladder(config)
     found = {rung: record.curve[rung] for rung in rungs if rung in record.curve}
-    if record.state in USELESS:
+    if not record.state.usable:
         found = dict.fromkeys([*found, *(rung for rung in rungs if rung not in found)][: len(found) + 1], math.inf)
     return found
 

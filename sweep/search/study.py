@@ -34,14 +34,6 @@ _DECISIVE, _STATE, _REASON, _SECONDS, _SEED, _REPEATS = "decisive", "state", "re
 _ID = "id"
 _MAX_ATTEMPTS = 50  # suggestions of configurations that were tried before, after which the space counts as exhausted
 
-_OPTUNA_STATES = {
-    State.COMPLETE: TrialState.COMPLETE,
-    State.PRUNED: TrialState.PRUNED,
-    State.DIVERGED: TrialState.PRUNED,
-    State.INFEASIBLE: TrialState.PRUNED,
-    State.FAILED: TrialState.FAIL,
-}
-
 
 class Study:
     """Suggests configurations and records trials.
@@ -198,7 +190,7 @@ class Study:
             trial.set_user_attr(_REASON, reason)
         value = self._trials[trial.number].best_nme if state is State.COMPLETE else None
         if self._study._storage.get_trial(trial._trial_id).state is TrialState.RUNNING:  # else told, but not answered
-            self._study.tell(trial, value, state=_OPTUNA_STATES[state])
+            self._study.tell(trial, value, state=TrialState[str(state.traits.optuna)])
 
     def _with_retry(self, call: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
         """Retries a database call with back-off while the database is unavailable or locked.

@@ -8,9 +8,7 @@ from typing import Any
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.rungs import USELESS, Rung, arrivals, ladder, next_rung
-
-_LOST = (*USELESS, State.FAILED)
+from sweep.search.rungs import Rung, arrivals, ladder, next_rung
 
 
 class TrialTable(Sequence[TrialRecord]):
@@ -141,4 +139,4 @@ def _order(record: TrialRecord) -> tuple[float, int]:
 
 
 def _may_lead(record: TrialRecord) -> bool:
-    return record.replicate_of is None and math.isfinite(_objective(record)) and record.state not in _LOST
+    return record.replicate_of is None and math.isfinite(_objective(record)) and record.state.usable

@@ -19,6 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from sweep.core.trial import State
+
 
 class EventKind(StrEnum):
     """What happened; the value is the line's field "event"."""
@@ -57,7 +59,7 @@ _OF_A_TRIAL = frozenset(
     }
 )
 _STATES: dict[EventKind, frozenset[str]] = {
-    EventKind.TRIAL_ENDED: frozenset({"COMPLETE", "PRUNED", "FAILED", "DIVERGED", "INFEASIBLE"}),
+    EventKind.TRIAL_ENDED: frozenset(state.value for state in State if state.finished),
     EventKind.SWEEP_ENDED: frozenset({"FINISHED", "KILLED", "FAILED"}),
     EventKind.RERUN: frozenset({"COMPLETE", "FAILED", "DIVERGED"}),
 }

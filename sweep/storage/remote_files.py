@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from sweep.core.errors import StorageError
 from sweep.core.redaction import redact
 from sweep.core.retry import Backoff
+from trainer.atomic_file import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +71,16 @@ class Storage:
         def copy() -> bool:
             filesystem, root = self._open()
             into.parent.mkdir(parents=True, exist_ok=True)
-            temporary = into.with_name(f".{into.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
             try:
-                with filesystem.open_input_stream(f"{root}/{self._key(path)}") as source, temporary.open("wb") as file:
+                with (
+                    filesystem.open_input_stream(f"{root}/{self._key(path)}") as source,
+                    replacing(into) as temporary,
+                    temporary.open("wb") as file,
+                ):
                     while block := source.read(1 << 22):
                         file.write(block)
-                temporary.replace(into)
             except FileNotFoundError:
                 return False
-            finally:
-                temporary.unlink(missing_ok=True)
             return True
 
         return self._with_retry(copy)
@@ -123,21 +124,16 @@ class Storage:
 
     @contextlib.contextmanager
     def _replacing(self, path: Path) -> Iterator[Any]:
-        """A stream to write the file anew. A bucket shows an object when it is whole; a folder needs a second name."""
+        """A stream that replaces the file when it is closed; a bucket does that by itself."""
         filesystem, root = self._open()
         target = f"{root}/{self._key(path)}"
-        written = target
-        if filesystem.type_name == "local":
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            written = f"{target}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            with filesystem.open_output_stream(written) as stream:
+        if filesystem.type_name != "local":
+            with filesystem.open_output_stream(target) as stream:
                 yield stream
-            if written != target:
-                Path(written).replace(target)
-        finally:
-            if written != target:
-                Path(written).unlink(missing_ok=True)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(target)) as temporary, filesystem.open_output_stream(str(temporary)) as stream:
+            yield stream
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -15,6 +15,7 @@ from sweep.core.mlflow_uri import resolve_uri
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import CED_FILE, EVENTS_FILE, MLFLOW_STATE_FILE
 from sweep.tracking.projector import MlflowSync
+from trainer.atomic_file import replacing
 from trainer.metric_names import rate_label, rate_names
 from trainer.metrics import auc, ced, failure_rate
 from trainer.run_folder import FACES_FILE
@@ -45,9 +46,8 @@ def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float) -> None:
     rates = f"{failures} {failure_rate(nme, limit):.1%}, {area} {auc(nme, limit):.3f}"
     axes.set_title(f"{title}: NME {np.nanmean(nme):.2%}, {rates}", fontsize=10)
     axes.grid(alpha=0.3)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def make_mlflow_sync(config: SweepConfig, storage: Storage | None = None) -> MlflowSync:

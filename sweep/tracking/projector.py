@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -22,6 +21,7 @@ from sweep.core.redaction import redact
 from sweep.storage.event_log import Event, EventKind, best_facts, identify, read_events
 from sweep.tracking.mlflow_client import MlflowRuns, connect, translated
 from sweep.tracking.run_updates import PARENT, Artifact, fold
+from trainer.atomic_file import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,6 @@ class Progress:
 
     def save(self, path: Path) -> None:
         """Replaces the file in one step."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         waiting = [(key, vars(artifact)) for key, artifact in self.waiting]
-        temporary.write_text(json.dumps(vars(self) | {"waiting": waiting}))  # without indent, which is ten times dearer
-        temporary.replace(path)
+        with replacing(path) as temporary:  # no indent: it would take ten times as long
+            temporary.write_text(json.dumps(vars(self) | {"waiting": waiting}))

@@ -15,19 +15,14 @@ from typing import Any
 
 import yaml
 
+from sweep.core.formatting import format_params
+from sweep.core.trial import State
 from sweep.storage.event_log import Event, EventKind
 
 logger = logging.getLogger(__name__)
 
 PARENT = "parent"  # the key of the sweep's own run; a trial's key is its number as text
 CHECKPOINT_FOLDER = "checkpoint"
-RUN_STATUS = {
-    "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
-    "DIVERGED": "FAILED",
-    "FAILED": "FAILED",
-    "INFEASIBLE": "FAILED",
-}
 _MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some servers
 
 
@@ -68,9 +63,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def trial_name(trial: int | str, params: Mapping[str, Any]) -> str:
-    """As in "7 star_weight=1.2 lr=0.001": the last part of each name, numbers with three digits."""
-    shown = {key.rpartition(".")[2]: f"{v:.3g}" if isinstance(v, float) else str(v) for key, v in params.items()}
-    return " ".join([str(trial), *(f"{key}={value}" for key, value in shown.items())])
+    """The name of a trial's run, such as "7 star_weight=1.2 lr=0.001"."""
+    return f"{trial} {format_params(params)}".rstrip()
 
 
 def fold(
@@ -173,7 +167,8 @@ def _end_as(update: RunUpdate, state: str, reason: str | None) -> None:
     update.tags["starsweep.state"] = state
     if reason:
         update.tags["starsweep.reason"] = reason[:_MAX_TAG]
-    update.status = RUN_STATUS.get(state, "KILLED")
+    interrupted = state not in State.__members__
+    update.status = "KILLED" if interrupted else State(state).traits.run_status
 
 
 def rerun_key(event: Event) -> str:

@@ -19,9 +19,9 @@ from prepared import copy_empty_store
 from proxy import Proxy
 from waiting import PATIENCE, wait_for
 
+from sweep.core.trial import State
 from sweep.storage.event_log import EventKind
 from sweep.tracking.projector import Progress
-from sweep.tracking.run_updates import RUN_STATUS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -105,7 +105,7 @@ class Watched(Sweep):
                 assert sorted((p.key, p.step, p.value) for p in points) == sorted(logged[number])
             else:  # no report: no number, but there for MLflow's Compare
                 assert [(p.key, p.step, math.isnan(p.value)) for p in points] == [("best_nme", 0, True)]
-            assert (run.info.status, run.data.tags["starsweep.state"]) == (RUN_STATUS[state], state)
+            assert (run.info.status, run.data.tags["starsweep.state"]) == (State(state).traits.run_status, state)
             files = {"config.yaml", "ced.png"} if logged[number] else {"config.yaml"}
             assert files <= self.artifacts(run.info.run_id), f"trial {number}"
         assert {"COMPLETE", "DIVERGED"} <= set(states.values())

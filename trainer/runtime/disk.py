@@ -1,4 +1,4 @@
-"""Full disks, told by the path and the space that was needed, so that a run can go on when there is room again."""
+"""Full disks, named with the path and the space that was needed, so that a run can be resumed once there is space."""
 
 from __future__ import annotations
 

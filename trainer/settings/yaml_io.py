@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from trainer.atomic_file import replacing
 from trainer.errors import ConfigError
 from trainer.settings.text import shorten
 
@@ -111,8 +111,6 @@ def read_yaml(path: str | Path) -> Tree:
 
 def write_yaml(tree: Mapping[str, Any], path: str | Path) -> None:
     """Writes a mapping as YAML; a reader sees the old file or the whole new one."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")

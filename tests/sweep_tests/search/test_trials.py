@@ -7,7 +7,7 @@ import pytest
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
-from sweep.search.rungs import USELESS, Rung
+from sweep.search.rungs import Rung
 from sweep.search.sampling.rank_gp import score
 from sweep.search.sampling.sampler import Sampler
 from sweep.search.scheduler import next_action, worst_paused
@@ -94,7 +94,7 @@ def test_rungs_and_leader_are_those_of_all_records(seed):
             assert rung.paused == sorted(waiting)
         assert kept.settled == sum(r.state.finished or r.epochs >= 1 for r in mine)
         assert kept.early == [r.number for r in mine if not r.state.finished and r.epochs < 1]
-        good = [r for r in mine if r.curve and r.state not in (*USELESS, State.FAILED)]
+        good = [r for r in mine if r.curve and r.state.usable]
         assert kept.leader == min(good, key=lambda r: (r.best_nme, r.number), default=None)
 
 
@@ -102,7 +102,7 @@ def value_at(record: TrialRecord, rung: int) -> float | None:
     """By the rule: the NME there; of one that is of no use the worst, also at the rung that it was on its way to."""
     if record.state is State.FAILED:
         return None
-    if record.state in USELESS:
+    if not record.state.usable:
         before = max(epoch for epoch in (0, 1, 3) if epoch < rung)
         return math.inf if record.epochs >= before else None
     return record.curve.get(rung)
