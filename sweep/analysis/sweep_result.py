@@ -6,7 +6,7 @@ Nothing here needs the study's database, Ray or MLflow, and a sweep that still r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from sweep.core.config_file import load_sweep
 from sweep.core.trial import State, TrialRecord
 from sweep.search.ranking import best, rank
 from sweep.storage.event_log import Event, EventKind, read_events
+from sweep.storage.log_state import BEST_NME, LogState
 from sweep.storage.sweep_folder import CONFIG_FILE, EVENTS_FILE, find_sweep
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -160,22 +161,21 @@ def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) ->
 
 
 class _Reader:
-    """Builds a sweep from its events, in the order in which they happened."""
+    """Builds a sweep's result from its events, in the order in which they happened."""
 
     def __init__(self, sweep: SweepResult) -> None:
-        self._sweep = sweep
-        self._open: dict[int, float] = {}  # start of the stretch in which a trial runs
+        self._sweep, self._state = sweep, LogState()
+        self._running: dict[int, float] = {}  # since when, by trial
         self._last = 0.0
 
     def handle(self, event: Event) -> None:
         """Adds one event."""
         sweep, data = self._sweep, event.data
+        self._state.add(event)
         if event.trial is not None:
             self._handle_trial(event, event.trial)
         elif event.kind is EventKind.SWEEP_STARTED:
             self._end_all(self._last, "INTERRUPTED")  # of a driver that was killed
-            sweep.tags |= data["tags"]
-            sweep.invocations.append(event.time)
         elif event.kind is EventKind.RERUN:
             config = TrainConfig.from_tree(dict(data["config"]), data["run"])
             state, history = State(data["state"]), tuple(data["history"])
@@ -187,39 +187,27 @@ class _Reader:
         self._last = event.time
 
     def close(self) -> None:
-        """The log ends here, whatever still runs."""
+        """The log ends here."""
         self._end_all(self._last, "RUNNING")
+        state = self._state
+        self._sweep.records, self._sweep.history_by_trial = state.records, state.history
+        self._sweep.tags, self._sweep.invocations = state.tags, state.invocations
 
     def _handle_trial(self, event: Event, trial: int) -> None:
-        records, data = self._sweep.records, event.data
-        if event.kind is EventKind.TRIAL_STARTED:
-            self._end_span(trial, event.time, "CRASHED")  # if it was running
-            self._open[trial] = event.time
-            new = TrialRecord(trial, dict(data["params"]), seed=data.get("seed"), replicate_of=data.get("repeats"))
-            records[trial] = replace(records.get(trial, new), state=State.RUNNING)
-        elif event.kind is EventKind.REPORT:
-            metrics, record = dict(data["metrics"]), records[trial]
-            self._sweep.history_by_trial.setdefault(trial, {})[data["step"]] = metrics
-            self._sweep.best_nme_by_report.append(metrics["best_nme"])
-            records[trial] = replace(
-                record,
-                curve={**record.curve, data["step"]: metrics["best_nme"]},
-                seconds=round(record.seconds + metrics["epoch_seconds"], 3),
-                metrics=metrics,
-            )
-        elif event.kind is EventKind.TRIAL_ENDED:
-            self._end_span(trial, event.time, data["state"])
-            records[trial] = replace(records[trial], state=State(data["state"]), reason=data["reason"])
-        elif event.kind is EventKind.TRIAL_PAUSED:
-            self._end_span(trial, event.time, "PAUSED")
-            records[trial] = replace(records[trial], state=State.PAUSED)
+        if event.kind is EventKind.REPORT:
+            self._sweep.best_nme_by_report.append(event.data["metrics"][BEST_NME])
+        elif event.kind is EventKind.TRIAL_STARTED:
+            self._end_interval(trial, event.time, "CRASHED")  # if it was running
+            self._running[trial] = event.time
+        elif event.kind is EventKind.TRIAL_INTERRUPTED:
+            self._end_interval(trial, event.time, "INTERRUPTED")
         else:
-            self._end_span(trial, event.time, "INTERRUPTED")
+            self._end_interval(trial, event.time, self._state.records[trial].state.value)
 
-    def _end_span(self, trial: int, end: float, outcome: str) -> None:
-        if trial in self._open:
-            self._sweep.run_intervals.append(RunInterval(trial, self._open.pop(trial), end, outcome))
+    def _end_interval(self, trial: int, end: float, outcome: str) -> None:
+        if trial in self._running:
+            self._sweep.run_intervals.append(RunInterval(trial, self._running.pop(trial), end, outcome))
 
     def _end_all(self, end: float, outcome: str) -> None:
-        for trial in list(self._open):
-            self._end_span(trial, end, outcome)
+        for trial in list(self._running):
+            self._end_interval(trial, end, outcome)

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from sweep.core.config import SweepConfig
 from sweep.execution.node_setup import Readiness
-from sweep.storage.event_log import EventKind, EventLog
 from sweep.storage.sweep_folder import CONFIG_FILE
 from trainer.config import TrainConfig
 from trainer.data.crops import HASH_VERSION
@@ -45,15 +44,6 @@ def with_common_form(config: SweepConfig, ready: Readiness, console: Console) ->
         f"networks are computed in {form}: {'; '.join(dict.fromkeys(known))}", highlight=False, soft_wrap=True
     )
     return config
-
-
-def earlier_tags(log: EventLog) -> Mapping[str, str]:
-    """The tags of earlier calls of the sweep, the newest of each: a call that trains nothing knows only some."""
-    before: dict[str, str] = {}
-    for event, _ in log.read():
-        if event.kind is EventKind.SWEEP_STARTED:
-            before |= event.data["tags"]
-    return before
 
 
 def check_faces(config: SweepConfig, before: Mapping[str, str], tags: Mapping[str, str]) -> None:

@@ -29,6 +29,7 @@ from sweep.search import ranking
 from sweep.search.controller import SweepController
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind, EventLog
+from sweep.storage.log_state import LogState
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import (
     BEST_FILE,
@@ -138,7 +139,7 @@ class SweepRun:
             self._storage = Storage.of_sweep(config.storage, f"{config.name}-{study.id}", config.folder)
         config.dump(config.folder / CONFIG_FILE)
         with EventLog(config.folder / EVENTS_FILE) as self._log:
-            earlier, self._tags = comparability.earlier_tags(self._log), started.data["tags"]
+            earlier, self._tags = LogState.of(self._log.read()).tags, started.data["tags"]
             comparability.check_faces(config, earlier, self._tags)
             comparability.warn_of_other_versions(earlier, self._tags)
             self._log.append(started)

@@ -19,9 +19,8 @@ from sweep.search.rungs import ladder, pause_epochs
 from sweep.search.scheduler import Action, next_action, worst_paused
 from sweep.search.study import Study
 from sweep.storage.event_log import Event, EventKind
+from sweep.storage.log_state import BEST_NME, EPOCH_SECONDS, LogState
 from sweep.storage.sweep_folder import CED_FILE
-
-OBJECTIVE = "best_nme"
 
 
 class Log(Protocol):
@@ -166,8 +165,8 @@ class SweepController:
 
     def _tell_study(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """Tells the study and decides: the part of a report that follows from the event log."""
-        self._seconds[number] = self._seconds.get(number, 0.0) + metrics["epoch_seconds"]
-        self._study.report(number, epoch, metrics[OBJECTIVE], metrics, self._seconds[number])
+        self._seconds[number] = self._seconds.get(number, 0.0) + metrics[EPOCH_SECONDS]
+        self._study.report(number, epoch, metrics[BEST_NME], metrics, self._seconds[number])
         return self._decide(number, epoch)
 
     def _decide(self, number: int, epoch: int) -> bool:
@@ -207,25 +206,18 @@ class SweepController:
 
     def _reconcile(self) -> None:
         """Brings to the study what a killed driver had logged but not told it, and to the log what it had told it."""
-        ended: set[int] = set()
-        last: dict[int, EventKind] = {}
-        self._undecided: int | None = None
-        for event, _ in self._log.read():
-            if event.trial is not None:
-                last[event.trial] = event.kind
-                self._undecided = event.trial if event.kind is EventKind.REPORT else None
-            if event.kind is EventKind.TRIAL_ENDED and event.trial is not None:
-                ended.add(event.trial)
-            elif event.kind is EventKind.REPORT and event.trial in self._seconds:
-                self._seconds[event.trial] += event.data["metrics"]["epoch_seconds"]
-                metrics, seconds = event.data["metrics"], self._seconds[event.trial]
-                self._study.report(event.trial, event.data["step"], metrics[OBJECTIVE], metrics, seconds)
-        paused = {number for number, kind in last.items() if kind is EventKind.TRIAL_PAUSED}
+        log = LogState.of(self._log.read())
+        self._undecided = log.undecided
+        for number in self._seconds.keys() & log.history.keys():
+            for epoch, metrics in log.history[number].items():
+                self._seconds[number] += metrics[EPOCH_SECONDS]
+                self._study.report(number, epoch, metrics[BEST_NME], metrics, self._seconds[number])
+        paused = {number for number, kind in log.last_event.items() if kind is EventKind.TRIAL_PAUSED}
         self._orphans = [number for number in self._orphans if number not in paused]
         for record in self._study.records:
             if record.number in paused and not record.state.finished:
                 self._study.set_state(record.number, State.PAUSED)
-            if record.state.finished and record.number not in ended:
+            if record.state.finished and log.last_event.get(record.number) is not EventKind.TRIAL_ENDED:
                 self._note_end(record)
         self._limit_paused()
 

@@ -227,14 +227,3 @@ def identify(log_path: Path) -> tuple[str, str]:
         with log_path.open("rb") as file:
             return hashlib.sha256(file.read(end)).hexdigest()[:16], str(event.data["name"])
     return "", ""
-
-
-def best_facts(log_path: Path, trial: int) -> tuple[dict[str, Any], float | None]:
-    """The searched parameters and the best NME of a trial, from the whole log."""
-    params: dict[str, Any] = {}
-    best_nme: float | None = None
-    for event, _ in read_events(log_path):
-        if event.trial == trial:
-            params = dict(event.data.get("params", params))
-            best_nme = event.data.get("best_nme", best_nme)
-    return params, best_nme

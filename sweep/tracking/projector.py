@@ -18,7 +18,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from sweep.core.redaction import redact
-from sweep.storage.event_log import Event, EventKind, best_facts, identify, read_events
+from sweep.storage.event_log import Event, EventKind, identify, read_events
+from sweep.storage.log_state import LogState
 from sweep.tracking.mlflow_client import MlflowRuns, connect, translated
 from sweep.tracking.run_updates import PARENT, Artifact, fold
 from trainer.atomic_file import replacing
@@ -137,7 +138,7 @@ class MlflowSync:
     def _deliver(self, server: MlflowRuns, events: list[Event], end: int) -> bool:
         """Sends one stretch and notes its end; False when a new connection has to try again."""
         progress, start = self._progress, self._progress.offset
-        updates = fold(events, lambda trial: best_facts(self._log_path, trial))
+        updates = fold(events, lambda trial: LogState.of(read_events(self._log_path)).records[trial])
         try:
             with translated(self._uri):
                 for key, update in updates.items():

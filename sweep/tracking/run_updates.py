@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from sweep.core.formatting import format_params
-from sweep.core.trial import State
+from sweep.core.trial import State, TrialRecord
 from sweep.storage.event_log import Event, EventKind
 
 logger = logging.getLogger(__name__)
@@ -67,12 +67,12 @@ def trial_name(trial: int | str, params: Mapping[str, Any]) -> str:
     return f"{trial} {format_params(params)}".rstrip()
 
 
-def fold(
-    events: Iterable[Event], best_of: Callable[[int], tuple[dict[str, Any], float | None]]
-) -> dict[str, RunUpdate]:
-    """One update a run that is mentioned, the parent first; of several states of a run the last one counts.
+def fold(events: Iterable[Event], record: Callable[[int], TrialRecord]) -> dict[str, RunUpdate]:
+    """One update for each run that the events mention, the parent first; of several states of a run the last counts.
 
-    `best_of` gives the searched parameters and the best NME of a trial, which may lie before this stretch of the log.
+    Args:
+        events: a stretch of the log.
+        record: gives a trial, whose events may lie before this stretch.
     """
     updates: dict[str, RunUpdate] = {PARENT: RunUpdate()}
     for event in events:
@@ -85,7 +85,7 @@ def fold(
         elif event.kind is EventKind.TRIAL_STARTED:
             _start_trial(update, event)
         elif event.kind is EventKind.SWEEP_ENDED:
-            _end_sweep(updates, event, best_of)
+            _end_sweep(updates, event, record)
         elif event.kind is EventKind.RERUN:
             _add_rerun(updates.setdefault(rerun_key(event), RunUpdate()), event)
         elif event.kind is EventKind.TEST_READ:
@@ -111,9 +111,7 @@ def _start_sweep(update: RunUpdate, event: Event) -> None:
     update.artifacts.append(Artifact(name="sweep.yaml", text=yaml.safe_dump(data["config"], sort_keys=False)))
 
 
-def _end_sweep(
-    updates: dict[str, RunUpdate], event: Event, best_of: Callable[[int], tuple[dict[str, Any], float | None]]
-) -> None:
+def _end_sweep(updates: dict[str, RunUpdate], event: Event, record: Callable[[int], TrialRecord]) -> None:
     data, update = event.data, updates[PARENT]
     update.status, update.ended = str(data["state"]), _ms(event.time)
     update.tags["mlflow.note.content"] = str(data["summary"])[:_MAX_TAG]
@@ -123,11 +121,11 @@ def _end_sweep(
         updates.setdefault(str(trial), RunUpdate()).artifacts += artifacts
     if data["best_trial"] is not None:
         # Tags, not params: another trial may be the best after the sweep is continued, and params cannot change.
-        params, best_nme = best_of(data["best_trial"])
-        update.tags |= {f"best.{key}": str(value) for key, value in params.items()}
-        update.tags["best.trial"] = str(data["best_trial"])
-        if best_nme is not None:
-            update.metrics.append(("best_nme", best_nme, _ms(event.time), 0))
+        best = record(data["best_trial"])
+        update.tags |= {f"best.{key}": str(value) for key, value in best.params.items()}
+        update.tags["best.trial"] = str(best.number)
+        if best.best_nme is not None:
+            update.metrics.append(("best_nme", best.best_nme, _ms(event.time), 0))
 
 
 def _start_trial(update: RunUpdate, event: Event) -> None:
