@@ -202,7 +202,7 @@ class SweepConfig(Section):
 
     def with_train(self, train: TrainConfig) -> SweepConfig:
         """The same sweep with another base of its trials."""
-        return settings.build(SweepConfig, self.model_dump(mode="json") | {"train": train.tree()}, self.name)
+        return self.model_copy(update={"train": train})
 
     def trial_config(self, trial: TrialRecord) -> TrainConfig:
         """The complete config of one trial."""

@@ -51,31 +51,34 @@ def build_sweep(kind: type[S], tree: Tree, overrides: Mapping[str, str], origin:
 
 
 def _made_absolute(config: S) -> S:
-    tree = config.model_dump(mode="json")
-    data, run = tree["train"]["data"], tree["train"]["run"]
-    for key in ("root", "cache_dir"):
-        data[key] = _absolute(f"train.data.{key}", data[key]) if data[key] else data[key]
-    model = tree["train"]["model"]
-    if model["pretrained"] not in ("none", "imagenet"):
-        model["pretrained"] = _absolute("train.model.pretrained", model["pretrained"])
-    threads = max(1, int(config.resources.cpus))
-    if run["threads"] not in (None, threads):
+    """The config with absolute paths and the threads of a trial; the space, checked already, is not checked again."""
+    train, threads = config.train, max(1, int(config.resources.cpus))
+    if train.run.threads not in (None, threads):
         raise ConfigError(
-            f"train.run.threads = {run['threads']}: a trial has resources.cpus = {config.resources.cpus:g}, "
+            f"train.run.threads = {train.run.threads}: a trial has resources.cpus = {config.resources.cpus:g}, "
             f"hence {threads} threads (set resources.cpus instead)"
         )
-    if run["output"] is not None:
+    if train.run.output is not None:
         raise ConfigError(
-            f"train.run.output = {run['output']!r}: trials have folders of their own (set output instead)"
+            f"train.run.output = {train.run.output!r}: trials have folders of their own (set output instead)"
         )
-    run["threads"] = threads
-    tree["output"] = _absolute("output", config.output)
-    tree["storage"] = _storage(config.storage)
+    paths = {"data.root": train.data.root, "data.cache_dir": train.data.cache_dir}
+    if train.model.pretrained not in ("none", "imagenet"):
+        paths["model.pretrained"] = train.model.pretrained
+    changes: dict[str, object] = {key: _absolute(f"train.{key}", path) for key, path in paths.items() if path}
     try:
-        tree["mlflow_uri"] = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
+        mlflow_uri = resolve_uri(config.mlflow_uri, Path(config.output)) if config.mlflow_uri else None
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
         raise ConfigError(f"mlflow_uri: {error}") from None
-    return settings.build(type(config), tree, config.name)
+    update = {
+        "train": train.replace({**changes, "run.threads": threads}),
+        "output": _absolute("output", config.output),
+        "storage": _storage(config.storage),
+        "mlflow_uri": mlflow_uri,
+    }
+    absolute = config.model_copy(update=update)
+    vars(absolute).pop("folder", None)  # of the relative output, should it have been asked for
+    return absolute
 
 
 def _storage(uri: str | None) -> str | None:
