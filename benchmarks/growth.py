@@ -190,19 +190,20 @@ def _run_ours(config: SweepConfig) -> Sweep:
     return _sweep(OURS, reports, ends, cpu, (config.folder / sweep_folder.MLFLOW_STATE_FILE).stat().st_mtime)
 
 
-def do_nothing(assignment: dict[str, Any], storage: Any = None, resources: Any = None) -> None:
+def do_nothing(task: dict[str, Any], storage: Any = None, resources: Any = None) -> None:
     """In place of `sweep.execution.trial_worker.run_trial`; leaves something for a picture, so that none is drawn."""
     from ray import tune
 
-    from sweep.execution.trial_worker import DONE, ENDED, EPOCH, METRICS, TRIAL
+    from sweep.core.trial import State
+    from sweep.execution.trial_messages import EpochReport, TrialEnd
 
-    number, train = assignment[TRIAL], assignment["config"]
+    number, train = task["trial"], task["config"]
     folder = Path(train["run"]["output"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CED_FILE).write_bytes(bytes(20_000))
     for epoch, row in enumerate(epochs(train["loss"]["star_weight"], train["optim"]["lr"]), 1):
-        tune.report({TRIAL: number, EPOCH: epoch, METRICS: list(row.items())})
-    tune.report({TRIAL: number, ENDED: DONE})
+        tune.report(EpochReport(number, epoch, row).mapping())
+    tune.report(TrialEnd(number, State.COMPLETE).mapping())
 
 
 def _run_theirs(config: SweepConfig, reuse_actors: bool) -> Sweep:

@@ -14,7 +14,9 @@ import ray
 from ray import tune
 
 from sweep.core.config import ResourcesConfig
+from sweep.core.trial import State
 from sweep.execution.epoch_progress import ProgressReporter
+from sweep.execution.trial_messages import EpochReport, TrialEnd, TrialTask
 from sweep.execution.trial_workspace import TrialWorkspace
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
@@ -28,46 +30,36 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# Keys of what a worker reports to the driver
-TRIAL, EPOCH, METRICS, ENDED, REASON = "trial", "epoch", "metrics", "ended", "reason"
-TIMEOUT, PAUSES, SAVED, FACES = "timeout", "pauses", "saved", "faces"  # of what it is given, besides TRIAL
-DONE, DIVERGED, FAILED, DISK_FULL = "done", "diverged", "failed", "disk full"
-
-
-def run_trial(
-    assignment: dict[str, Any], storage: Storage | None = None, resources: ResourcesConfig | None = None
-) -> None:
+def run_trial(task: dict[str, Any], storage: Storage | None = None, resources: ResourcesConfig | None = None) -> None:
     """Trains one trial, from its last checkpoint if there is one, and reports every epoch.
 
-    Errors that a repetition would meet again (data, weights, checkpoint) end the trial as failed, a loss or NME that is
-    no number as diverged, a full disk the sweep; anything else is raised, for Ray to try again.
+    Errors that a retry would meet again (data, weights, checkpoint) end the trial as failed, a non-finite loss or NME
+    as diverged; a full disk stops the sweep; anything else is raised, and Ray retries the trial.
 
     Args:
-        assignment: {"trial": number, "config": tree of the TrainConfig, "timeout": seconds without a report, or None,
-            "pauses": epochs after which it may be paused, "saved": whether a checkpoint must be there,
-            "faces": the hash that the faces of a split must have, by its name}.
+        task: of a `TrialTask`.
         storage: where the trial's files go if the machines share no disk.
-        resources: of the workers that train it together, where these are several; else it is trained in this process.
+        resources: of the workers that train it together, if these are several; else it is trained in this process.
     """
     if resources is not None and resources.workers > 1:
-        _train_distributed(assignment, storage, resources)
+        _train_distributed(TrialTask.from_mapping(task), storage, resources)
     else:
-        _train(assignment, storage, tune.report)
+        _train(TrialTask.from_mapping(task), storage, tune.report)
 
 
-def _train_distributed(assignment: dict[str, Any], storage: Storage | None, resources: ResourcesConfig) -> None:
-    """Ray Train starts the workers and joins them into a process group, in which the trainer shares out each batch."""
+def _train_distributed(task: TrialTask, storage: Storage | None, resources: ResourcesConfig) -> None:
+    """Trains in workers of Ray Train, which form a process group: the trainer shards each batch over them."""
     from ray import train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    def work() -> None:  # a closure: what it holds goes through memory, while a config is also shown
+    def work() -> None:  # a closure: it travels in memory, while a config would also be displayed
         if resources.gpus:
             import torch
             from ray.train.torch import get_device
 
             torch.cuda.set_device(get_device())
-        _train(assignment, storage, train.report, first=train.get_context().get_world_rank() == 0)
+        _train(task, storage, train.report, first=train.get_context().get_world_rank() == 0)
 
     with tempfile.TemporaryDirectory() as scratch:  # Ray Train's own notes, of no use afterwards
         TorchTrainer(
@@ -80,72 +72,67 @@ def _train_distributed(assignment: dict[str, Any], storage: Storage | None, reso
 
 
 def _train(
-    assignment: dict[str, Any],
+    task: TrialTask,
     storage: Storage | None,
     report_to_tune: Callable[[dict[str, Any]], None],
     *,
     first: bool = True,
 ) -> None:
-    """The part of one process; of several, only the `first` one touches the trial's folder."""
+    """Trains in this process; of several, only the `first` one writes into the trial's folder."""
     _import_trainer()
     from trainer import engine
     from trainer.data.survey import require_faces
     from trainer.runtime.process import release_memory
 
     release_memory()  # of the trial before; not at its end, where the frames of a stopped trial still hold its network
-    number, config = assignment[TRIAL], TrainConfig.from_tree(assignment["config"])
-    workspace = TrialWorkspace(config, storage, assignment[TIMEOUT], first=first)
+    workspace = TrialWorkspace(TrainConfig.from_tree(task.config), storage, task.timeout, first=first)
 
     def report(result: engine.EpochResult) -> None:
         workspace.save()
-        metrics = list(result.metrics.items())  # Ray flattens mappings
-        report_to_tune({TRIAL: number, EPOCH: result.epoch, METRICS: metrics})
+        report_to_tune(EpochReport(task.trial, result.epoch, result.metrics).mapping())
         workspace.heartbeat()
 
     def inspect(crops: Mapping[Split, CropSplit]) -> None:
         try:
-            require_faces(workspace.config, crops, assignment[FACES])
+            require_faces(workspace.config, crops, task.faces)
         except DataError as error:
             raise DataError(f"machine {ray.util.get_node_ip_address()}: {error}") from None
 
     def train() -> None:
-        begun = assignment[SAVED] or workspace.last.exists()
-        pauses = frozenset(assignment[PAUSES])
-        last = workspace.last if begun else None
         engine.train(
             workspace.config,
             report=report,
             progress=progress.note,
             inspect=inspect,
-            resume_from=last,
-            save_after=pauses,
+            resume_from=workspace.last if task.saved or workspace.last.exists() else None,
+            save_after=frozenset(task.pauses),
         )
 
     try:
-        with writing(workspace.folder), workspace, ProgressReporter(number) as progress:
-            logger.info("trial %d at %s, process %d", number, ray.util.get_node_ip_address(), os.getpid())
-            end = _outcome(train, number)
+        with writing(workspace.folder), workspace, ProgressReporter(task.trial) as progress:
+            logger.info("trial %d at %s, process %d", task.trial, ray.util.get_node_ip_address(), os.getpid())
+            end = _outcome(train, task.trial)
             workspace.save(final=True)
     except DiskFullError as error:
-        end = {ENDED: DISK_FULL, REASON: str(error)}
-    report_to_tune({TRIAL: number, **end})
+        end = TrialEnd(task.trial, None, str(error))
+    report_to_tune(end.mapping())
 
 
-def _outcome(train: Callable[[], None], number: int) -> dict[str, str]:
-    """Trains, and says how that ended where a repetition would end alike; raises anything else."""
-    end = {ENDED: DONE}
+def _outcome(train: Callable[[], None], trial: int) -> TrialEnd:
+    """Trains; tells how that ended, unless a retry may end otherwise: then it raises."""
+    end = TrialEnd(trial, State.COMPLETE)
     try:
         train()
     except NonFiniteError as error:
-        end = {ENDED: DIVERGED, REASON: str(error)}
+        end = TrialEnd(trial, State.DIVERGED, str(error))
     except DiskFullError:
         raise
     except (ConfigError, DataError, ModelError, CheckpointError) as error:
-        end = {ENDED: FAILED, REASON: f"{type(error).__name__}: {error}"}
+        end = TrialEnd(trial, State.FAILED, f"{type(error).__name__}: {error}")
     except Exception:
-        logger.exception("trial %d crashed", number)
+        logger.exception("trial %d crashed", trial)
         raise
-    logger.info("trial %d: %s", number, ": ".join(end.values()))
+    logger.info("trial %d: %s", trial, ": ".join(filter(None, (end.state, end.reason))))
     return end
 
 

@@ -42,6 +42,7 @@ from sweep.core.config import SweepConfig
 from sweep.core.stop_request import StopRequest
 from sweep.core.trial import Assignment, State
 from sweep.execution import trial_worker
+from sweep.execution.trial_messages import EpochReport, TrialTask, read_message
 from sweep.storage.remote_files import CREDENTIALS, Storage
 from sweep.storage.sweep_folder import HUNG_FILE
 from trainer.data.face_table import Split
@@ -176,14 +177,9 @@ class _TuneSearcher(_NotPickled, Searcher):
         assignment = self._source.next_trial()
         if assignment is None:  # what still runs may give work for others
             return None if self._source.live else str(Searcher.FINISHED)
-        return {
-            trial_worker.TRIAL: assignment.number,
-            trial_worker.PAUSES: list(assignment.pause_epochs),
-            trial_worker.SAVED: assignment.saved,
-            trial_worker.FACES: dict(self._faces),
-            "config": assignment.config.tree(),
-            trial_worker.TIMEOUT: self._config.timeout_minutes and self._config.timeout_minutes * 60,
-        }
+        timeout = self._config.timeout_minutes and self._config.timeout_minutes * 60
+        number, tree, pauses = assignment.number, assignment.config.tree(), assignment.pause_epochs
+        return TrialTask(number, tree, pauses, assignment.saved, dict(self._faces), timeout).mapping()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Does nothing: `_TuneScheduler` tells the source of ends."""
@@ -204,22 +200,14 @@ class _TuneScheduler(_NotPickled, FIFOScheduler):
 
     @_stop_sweep_on_error(str(TrialScheduler.CONTINUE))
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        number = result[trial_worker.TRIAL]
-        if trial_worker.ENDED in result:
-            self._end(number, result)
-            return str(TrialScheduler.CONTINUE)  # the function is about to return by itself
-        should_continue = self._source.report(number, result[trial_worker.EPOCH], dict(result[trial_worker.METRICS]))
-        return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
-
-    def _end(self, number: int, result: dict[str, Any]) -> None:
-        if result[trial_worker.ENDED] == trial_worker.DISK_FULL:
-            raise DiskFullError(result[trial_worker.REASON])
-        states = {
-            trial_worker.DONE: State.COMPLETE,
-            trial_worker.DIVERGED: State.DIVERGED,
-            trial_worker.FAILED: State.FAILED,
-        }
-        self._source.end(number, states[result[trial_worker.ENDED]], result.get(trial_worker.REASON))
+        message = read_message(result)
+        if isinstance(message, EpochReport):
+            should_continue = self._source.report(message.trial, message.epoch, dict(message.metrics))
+            return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
+        if message.state is None:
+            raise DiskFullError(message.reason)
+        self._source.end(message.trial, message.state, message.reason)
+        return str(TrialScheduler.CONTINUE)  # the function is about to return by itself
 
 
 class _TuneCallback(_NotPickled, tune.Callback):
@@ -257,13 +245,13 @@ class _TuneCallback(_NotPickled, tune.Callback):
 
     @_stop_sweep_on_error(None)
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        logger.warning("trial %d starts again: %s", trial.config[trial_worker.TRIAL], self._reason(trial))
-        self._source.note_retry(trial.config[trial_worker.TRIAL], trial.num_failures)
+        logger.warning("trial %d starts again: %s", trial.config["trial"], self._reason(trial))
+        self._source.note_retry(trial.config["trial"], trial.num_failures)
 
     @_stop_sweep_on_error(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Not the scheduler's method of this name, which Ray also calls before a retry
-        self._source.end(trial.config[trial_worker.TRIAL], State.FAILED, self._reason(trial))
+        self._source.end(trial.config["trial"], State.FAILED, self._reason(trial))
 
     def _reason(self, trial: Trial) -> str:
         self._silence.pop(trial, None)

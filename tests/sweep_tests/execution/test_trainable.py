@@ -15,7 +15,9 @@ import pytest
 import torch
 from waiting import wait_for
 
+from sweep.core.trial import State
 from sweep.execution import trial_worker, trial_workspace
+from sweep.execution.trial_messages import TrialEnd, TrialTask, read_message
 from sweep.storage import sweep_folder
 from trainer import engine
 from trainer.config import TrainConfig
@@ -30,7 +32,7 @@ def _as_it_was() -> Iterator[None]:
     gc.unfreeze()
 
 
-def assignment(folder: Path, number: int) -> dict[str, Any]:
+def task_of(folder: Path, number: int, faces: dict[Any, str] | None = None) -> dict[str, Any]:
     changes = {
         "data.train_faces": 16,
         "data.val_faces": 4,
@@ -45,14 +47,8 @@ def assignment(folder: Path, number: int) -> dict[str, Any]:
         "run.channels_last": True,
         "run.output": str(folder / str(number)),
     }
-    return {
-        trial_worker.TRIAL: number,
-        "config": TrainConfig().replace(changes).tree(),
-        trial_worker.TIMEOUT: None,
-        trial_worker.PAUSES: [],
-        trial_worker.FACES: {},
-        trial_worker.SAVED: False,
-    }
+    config = TrainConfig().replace(changes).tree()
+    return TrialTask(number, config, pauses=(), saved=False, faces=faces or {}, timeout=None).mapping()
 
 
 def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +70,12 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
 
     def report(result: dict[str, Any]) -> None:
         reported.append(result)
-        if result[trial_worker.TRIAL] == 0:
+        if result["trial"] == 0:
             raise SystemExit(0)
 
     def work(number: int) -> None:
         with contextlib.suppress(SystemExit):
-            trial_worker.run_trial(assignment(tmp_path, number))
+            trial_worker.run_trial(task_of(tmp_path, number))
 
     monkeypatch.setattr(engine, "build_model", build_and_watch)
     monkeypatch.setattr(engine, "train", train_and_look)
@@ -93,7 +89,7 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
     finally:
         gc.enable()
     # stopped at once; two epochs and the end
-    assert [result[trial_worker.TRIAL] for result in reported] == [0, 1, 1, 1]
+    assert [result["trial"] for result in reported] == [0, 1, 1, 1]
     assert len(networks) == 2
     assert alive_at_start == [0, 0]
 
@@ -102,19 +98,18 @@ def test_a_machine_with_other_faces_trains_nothing(tmp_path: Path, monkeypatch: 
     """As one that joins late, which nobody has asked before: the hash that it must find comes with the trial."""
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(trial_worker.tune, "report", reported.append)
-    given = assignment(tmp_path, 0)
+    given = task_of(tmp_path, 0)
     crops = load_splits(TrainConfig.from_tree(given["config"]))
-    given[trial_worker.FACES] = {split: of.fingerprint() for split, of in crops.items()}
-    trial_worker.run_trial(given)
-    assert [result.get(trial_worker.ENDED) for result in reported] == [None, None, trial_worker.DONE]
+    hashes = {split: of.fingerprint() for split, of in crops.items()}
+    trial_worker.run_trial(task_of(tmp_path, 0, hashes))
+    *epochs, end = map(read_message, reported)
+    assert [report.epoch for report in epochs] == [1, 2]
+    assert end == TrialEnd(0, State.COMPLETE)
     reported.clear()
-    given = assignment(tmp_path, 1) | {trial_worker.FACES: {"val": "v2-0123456789abcdef"}}
-    trial_worker.run_trial(given)
-    (end,) = reported
-    assert end[trial_worker.ENDED] == trial_worker.FAILED
-    assert re.search(
-        r"DataError: machine \S+: the val faces here are not those .*not v2-0123456789abcdef", end[trial_worker.REASON]
-    )
+    trial_worker.run_trial(task_of(tmp_path, 1, {"val": "v2-0123456789abcdef"}))
+    (end,) = map(read_message, reported)
+    assert end.state is State.FAILED
+    assert re.search(r"DataError: machine \S+: the val faces here are not those .*not v2-0123456789abcdef", end.reason)
 
 
 def test_a_trial_that_is_silent_for_long_leaves_its_stacks_behind(tmp_path):
@@ -130,8 +125,8 @@ def test_each_report_begins_the_wait_anew(tmp_path, monkeypatch):
         trial_workspace.faulthandler, "dump_traceback_later", lambda seconds, file: waits.append(seconds)
     )
     with trial_workspace._Watchdog(tmp_path / sweep_folder.HUNG_FILE, 100.0) as watchdog:
-        watchdog.rest()
+        watchdog.reset()
     assert waits == [90.0, 90.0]
     with trial_workspace._Watchdog(tmp_path / sweep_folder.HUNG_FILE, None) as watchdog:  # for ever
-        watchdog.rest()
+        watchdog.reset()
     assert waits == [90.0, 90.0]
