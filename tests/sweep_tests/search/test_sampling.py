@@ -62,8 +62,8 @@ def test_two_values_of_a_choice_are_as_far_apart_as_the_ends_of_a_range():
 def test_what_is_spread_or_moved_is_in_the_space_and_comes_back(seed):
     made, rng = cube(), np.random.default_rng(seed)
     config = make_config()
-    moved = made.spread(rng.random((200, 6)), conditions=False) + rng.normal(size=(200, 6)) * ~made.choices
-    for points in (made.spread(rng.random((200, 6))), made.snapped(moved)):
+    moved = made.from_uniform(rng.random((200, 6)), conditions=False) + rng.normal(size=(200, 6)) * ~made.choices
+    for points in (made.from_uniform(rng.random((200, 6))), made.snap(moved)):
         given = [made.params(point) for point in points]
         np.testing.assert_allclose(made.points(given), points, atol=1e-9)
         for params in given:
@@ -75,7 +75,7 @@ def test_what_is_spread_or_moved_is_in_the_space_and_comes_back(seed):
 
 def test_integers_and_choices_are_drawn_equally_often():
     made = cube({key: SPACE[key] for key in ("optim.accumulate", "loss.name")})
-    points = made.spread(np.random.default_rng(0).random((6000, 2)))
+    points = made.from_uniform(np.random.default_rng(0).random((6000, 2)))
     assert all(abs(np.mean(np.isclose(points[:, 0], i / 3)) - 1 / 4) < 0.03 for i in range(4))
     assert all(abs(np.mean(points[:, 1] == i) - 1 / 3) < 0.03 for i in range(3))
 
@@ -205,7 +205,7 @@ def test_a_finite_space_is_proposed_once_and_then_nothing():
     space = {"optim.accumulate": {"int": [1, 4]}, "loss.name": {"choice": ["star", "wing", "smooth_l1"]}}
     made = cube(space)
     params = [
-        made.params(p) for p in made.spread(np.array([[i / 4, j / 3] for i in range(4) for j in range(3)]) + 0.01)
+        made.params(p) for p in made.from_uniform(np.array([[i / 4, j / 3] for i in range(4) for j in range(3)]) + 0.01)
     ]
     known = score([[(float(i), i) for i in range(11)]])
     assert propose(made, made.points(params[:11]), known, [], 0) == params[11]
@@ -300,7 +300,7 @@ def test_the_order_in_which_trials_were_ranked_means_nothing():
 
 def test_choices_are_drawn_and_conditions_hold():
     made, rng = cube(), np.random.default_rng(1)
-    points = made.spread(rng.random((40, 6)))
+    points = made.from_uniform(rng.random((40, 6)))
     scores = dict(enumerate(rng.random(40).tolist()))
     asked = [cma_es.propose(made, points, scores, seed) for seed in range(60)]
     assert {params["loss.name"] for params in asked} == {"star", "wing", "smooth_l1"}
