@@ -43,7 +43,7 @@ def measure() -> Table:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         config, size = _config(root), _write_pictures(root)
-        (first, decoded), (second, again) = _exclusive(config), _exclusive(config)
+        (first, decoded), (second, again) = _alone(config), _alone(config)
         (file,) = root.glob("crops/*/images.npy")
         rows = [
             ["first trial on a machine", f"{milliseconds(first)}, decodes {decoded} pictures", ""],
@@ -102,7 +102,7 @@ def _faces(config: TrainConfig) -> Iterator[list[str]]:
     yield ["a face from the cache, augmented", f"{milliseconds(fast)}, 1/{slow / fast:.1f} of that", "at most 1/10"]
 
 
-def _exclusive(config: TrainConfig) -> tuple[float, int]:
+def _alone(config: TrainConfig) -> tuple[float, int]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_load, config.data).result()
 

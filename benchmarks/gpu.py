@@ -61,7 +61,7 @@ def measure(settings: Settings = SETTINGS) -> Table:
     for name in PARTS:
         left = began + _ALL - time.monotonic()
         late = {"measured": "-", "judged": "left out: no time was left"}
-        found[name] = _exclusive(name, settings, min(left, _PART)) if left > 0 else late
+        found[name] = _alone(name, settings, min(left, _PART)) if left > 0 else late
     bare = [part.get("rate", 0.0) for name, part in found.items() if name.startswith(_BARE) and "compiled" not in name]
     fastest = max(bare, default=0.0)
     rows = [[name, *_cells(name, part, fastest)] for name, part in found.items()]
@@ -78,7 +78,7 @@ def measure(settings: Settings = SETTINGS) -> Table:
     )
 
 
-def _exclusive(name: str, settings: Settings, seconds: float) -> dict[str, Any]:
+def _alone(name: str, settings: Settings, seconds: float) -> dict[str, Any]:
     """What a part found in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.gpu", name, json.dumps(settings)]
     try:

@@ -72,14 +72,14 @@ class Run:
 
 def measure() -> Tables:
     """Runs everything, one after the other."""
-    real = [Run(**_exclusive("real", *sizes)) for sizes in REAL]
-    simulated = [Run(**_exclusive("simulated", *sizes)) for sizes in SIMULATED]
-    ours, tpe = ({n: float(_exclusive("ask", n, sampler)) for n in PASTS} for sampler in range(len(SAMPLERS)))
-    rest = {trials: tuple(_exclusive("others", trials)) for trials in PASTS}
+    real = [Run(**_alone("real", *sizes)) for sizes in REAL]
+    simulated = [Run(**_alone("simulated", *sizes)) for sizes in SIMULATED]
+    ours, tpe = ({n: float(_alone("ask", n, sampler)) for n in PASTS} for sampler in range(len(SAMPLERS)))
+    rest = {trials: tuple(_alone("others", trials)) for trials in PASTS}
     return Tables([_real_table(real), _simulated_table(simulated), saturation(ours, tpe, rest)])
 
 
-def _exclusive(kind: str, *numbers: int) -> Any:
+def _alone(kind: str, *numbers: int) -> Any:
     command = [sys.executable, "-m", "benchmarks.scale", kind, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if done.returncode:

@@ -103,15 +103,15 @@ def test_parts_of_the_gpu_benchmark_that_start_others(name: str, monkeypatch, tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     teach(TrainConfig.load(None, GPU_ON_CPU | {"run.threads": "1"}), tmp_path)
     monkeypatch.chdir(Path(__file__).parents[1])
-    found = gpu._exclusive(name, GPU_ON_CPU, 600)
+    found = gpu._alone(name, GPU_ON_CPU, 600)
     assert "images/s" in found["measured"], found
 
 
 def test_parts_that_fail_or_take_too_long_are_told(monkeypatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
-    failed = gpu._exclusive("trainer, faces augmented on the CPU", {"optim.epochs": "many"}, 600)
+    failed = gpu._alone("trainer, faces augmented on the CPU", {"optim.epochs": "many"}, 600)
     assert failed["judged"].startswith("failed: trainer.errors.ConfigError")
-    assert gpu._exclusive("computes in", GPU_ON_CPU, 0.01)["judged"] == "not done in 0 s"
+    assert gpu._alone("computes in", GPU_ON_CPU, 0.01)["judged"] == "not done in 0 s"
 
 
 def test_the_gpu_table_judges_against_the_fastest_bare_loop(monkeypatch) -> None:

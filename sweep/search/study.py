@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from sweep.core.config import SweepConfig, differences, with_younger
@@ -42,11 +42,13 @@ class Study:
     Every access to the database waits while it is unavailable, and raises StudyStorageError after 15 minutes.
     """
 
-    def __init__(self, study: optuna.Study, config: SweepConfig) -> None:
-        self._study, self._config = study, config
+    def __init__(self, storage: optuna.storages.BaseStorage, config: SweepConfig) -> None:
+        self._storage, self._config = storage, config
+        self._study_id = storage.get_study_id_from_name(config.name)
         self._distributions = {d.key: distribution(d) for d in config.dimensions}
-        trials = study.get_trials()
-        self._live = {t.number: Trial(study, t._trial_id) for t in trials if not t.state.is_finished()}
+        trials = storage.get_all_trials(self._study_id, deepcopy=False)
+        unfinished = [trial.number for trial in trials if not trial.state.is_finished()]
+        self._trial_ids = {number: self._trial_id(number) for number in unfinished}
         self._trials = TrialTable(config, map(_record, trials))
         self._sampler = Sampler(config, self._trials)
         self._curves = {r.number: r.curve for r in self._trials if r.curve}
@@ -60,7 +62,8 @@ class Study:
             StudyStorageError: the database cannot be opened.
             StudyMismatchError: the study was made with another space, base config, sampler, pruner or seed.
         """
-        study = optuna.create_study(storage=_storage(url), study_name=config.name, load_if_exists=True)
+        storage = _storage(url)
+        study = optuna.create_study(storage=storage, study_name=config.name, load_if_exists=True)
         old, new = study.user_attrs.get(_DECISIVE), json.loads(json.dumps(config.decisive()))
         if _ID not in study.user_attrs:
             study.set_user_attr(_ID, uuid.uuid4().hex[:8])
@@ -72,17 +75,19 @@ class Study:
                 f"sweep {config.name!r} exists with other settings:\n  {lines}\n"
                 "go on with the old ones, or give this sweep a name of its own: --name NEW"
             )
-        return cls(study, config)
+        return cls(storage, config)
 
     @classmethod
     def in_memory(cls, config: SweepConfig) -> Study:
         """A study without a database, for simulations."""
-        return cls(optuna.create_study(), config)
+        storage = optuna.storages.InMemoryStorage()
+        optuna.create_study(storage=storage, study_name=config.name)
+        return cls(storage, config)
 
     @property
     def id(self) -> str:
         """Unique, also among deleted studies of the same name."""
-        return str(self._study.user_attrs[_ID])
+        return str(self._storage.get_study_user_attrs(self._study_id)[_ID])
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -141,12 +146,10 @@ class Study:
             distributions={key: self._distributions[key] for key in record.params},
             user_attrs=attributes,
         )
-        study_id, storage = self._study._study_id, self._study._storage
-        trial_id = self._with_retry(
-            lambda: storage.create_new_trial(study_id, template_trial=template),
-            lambda: self._running_trial_id(record.number),
+        self._trial_ids[record.number] = self._with_retry(
+            lambda: self._storage.create_new_trial(self._study_id, template_trial=template),
+            lambda: self._created_trial_id(record.number),
         )
-        self._live[record.number] = Trial(self._study, trial_id)
         self._trials.upsert(record)
         self._tried.add(_key(record.params))
         return record
@@ -164,7 +167,8 @@ class Study:
             record = self._trials[number]
         if epoch in record.curve or record.state.finished:
             return False
-        self._with_retry(lambda: self._live[number].report(nme, epoch))
+        trial_id = self._trial_ids[number]
+        self._with_retry(lambda: self._storage.set_trial_intermediate_value(trial_id, epoch, nme))
         self._curves[number] = {**record.curve, epoch: nme}
         self._change(number, curve=self._curves[number], seconds=seconds)
         return True
@@ -179,18 +183,20 @@ class Study:
         if state is State.COMPLETE and (record.best_nme is None or not math.isfinite(record.best_nme)):
             raise ValueError(f"trial {number}: COMPLETE needs a finite NME, but got {record.best_nme}")
         seconds = round(seconds, 3)  # as it is stored, or the leaderboard would change when the study is opened again
-        self._with_retry(lambda: self._tell(self._live[number], state, seconds, reason))
-        del self._live[number]
+        self._with_retry(lambda: self._tell(record, state, seconds, reason))
+        del self._trial_ids[number]
         self._change(number, state=state, reason=reason, seconds=seconds)
 
-    def _tell(self, trial: Trial, state: State, seconds: float, reason: str | None) -> None:
-        trial.set_user_attr(_STATE, state.value)
-        trial.set_user_attr(_SECONDS, seconds)
+    def _tell(self, record: TrialRecord, state: State, seconds: float, reason: str | None) -> None:
+        trial_id, storage = self._trial_ids[record.number], self._storage
+        storage.set_trial_user_attr(trial_id, _STATE, state.value)
+        storage.set_trial_user_attr(trial_id, _SECONDS, seconds)
         if reason is not None:
-            trial.set_user_attr(_REASON, reason)
-        value = self._trials[trial.number].best_nme if state is State.COMPLETE else None
-        if self._study._storage.get_trial(trial._trial_id).state is TrialState.RUNNING:  # else told, but not answered
-            self._study.tell(trial, value, state=TrialState[str(state.traits.optuna)])
+            storage.set_trial_user_attr(trial_id, _REASON, reason)
+        if storage.get_trial(trial_id).state is TrialState.RUNNING:  # not if an attempt succeeded without an answer
+            told, nme = TrialState[str(state.traits.optuna)], record.best_nme
+            has_value = told is not TrialState.FAIL and nme is not None and not math.isnan(nme)
+            storage.set_trial_state_values(trial_id, told, [nme] if has_value and nme is not None else None)
 
     def _with_retry(self, call: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
         """Retries a database call with back-off while the database is unavailable or locked.
@@ -213,10 +219,15 @@ class Study:
                 attempt = lambda: done() or call()  # noqa: E731
             backoff.wait()
 
-    def _running_trial_id(self, number: int) -> int | None:
-        """The id of a running trial of this number in the database; None if there is none."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return next((trial._trial_id for trial in running if trial.number == number), None)
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _created_trial_id(self, number: int) -> int | None:
+        """The id of a trial in the database; None if there is no trial of this number."""
+        try:
+            return self._trial_id(number)
+        except KeyError:
+            return None
 
     def _change(self, number: int, **changes: Any) -> None:
         self._trials.upsert(TrialRecord(**{**vars(self._trials[number]), **changes}))

@@ -10,6 +10,7 @@ import hashlib
 import random
 import warnings
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -33,25 +34,28 @@ _MIN_LEARNT = 1 / 2  # of the first design, before the model suggests anything
 _VISIBLE = 2000  # trials at most that one of Optuna's samplers sees, of which a suggestion takes some milliseconds
 
 
-class _SnapshotStudy(optuna.Study):
-    """A study in memory with given trials and space; `ask` samples parameters from them."""
+class _Snapshot(optuna.storages.InMemoryStorage):
+    """A storage whose trials, but for the one that is sampled, are given."""
 
-    history: Sequence[FrozenTrial] = ()
-    space: Mapping[str, BaseDistribution] = {}
+    def __init__(self, history: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._history = history
 
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        return [t for t in self.history if states is None or t.state in states]
+        return [trial for trial in self._history if states is None or trial.state in states]
 
 
 class _Tpe(optuna.samplers.TPESampler):
-    """Uses the given space, which Optuna would infer from all trials."""
+    """Samples from a given space, which Optuna would infer from all trials."""
+
+    def __init__(self, space: Mapping[str, BaseDistribution], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._given = {key: space[key] for key in sorted(space) if not space[key].single()}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        if not isinstance(study, _SnapshotStudy):
-            return super().infer_relative_search_space(study, trial)
-        return {key: study.space[key] for key in sorted(study.space) if not study.space[key].single()}
+        return self._given
 
 
 class Sampler:
@@ -81,7 +85,7 @@ class Sampler:
         elif not fixed and attempt < _MODEL_ATTEMPTS and not self._is_random(number):
             found = self._model_suggestion(name, seed)
         if found is None:
-            found = self._ask(build_sampler("random", seed), ())
+            found = self._ask(optuna.samplers.RandomSampler(seed=seed), ())
         return active(self._config.dimensions, found | fixed)
 
     def _is_random(self, number: int) -> bool:
@@ -95,7 +99,7 @@ class Sampler:
             return None
         scores = rank_gp.score([rung.reached for _, rung in ranked_rungs(self._config, self._trials)])
         if name not in ("rank_gp", "cmaes"):
-            return self._ask(build_sampler(name, seed, first_design(self._config)), self._history(scores))
+            return self._ask(self._optuna_sampler(name, seed), self._history(scores))
         if len(scores.numbers) < _MIN_LEARNT * first_design(self._config):
             return None
         new = [self._trials[n].params for n in range(len(self._points), len(self._trials))]
@@ -104,12 +108,16 @@ class Sampler:
             return cma_es.propose(self._cube, self._points, scores.by_number(), seed)
         return rank_gp.propose(self._cube, self._points, scores, self._trials.early, seed)
 
+    def _optuna_sampler(self, name: str, seed: int) -> optuna.samplers.BaseSampler:
+        startup = first_design(self._config)
+        if name == "tpe":
+            space = self._distributions
+            return _Tpe(space, seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+
     def _ask(self, sampler: optuna.samplers.BaseSampler, history: Sequence[FrozenTrial]) -> Params:
         """Samples a value for every dimension with one of Optuna's samplers."""
-        storage = optuna.storages.InMemoryStorage()
-        storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "shown")
-        study = _SnapshotStudy("shown", storage, sampler, optuna.pruners.NopPruner())
-        study.history, study.space = history, self._distributions
+        study = optuna.create_study(storage=_Snapshot(history), sampler=sampler)
         return dict(study.ask(dict(self._distributions)).params)
 
     def _history(self, scores: rank_gp.Scores) -> list[FrozenTrial]:
@@ -145,15 +153,6 @@ def _frozen(number: int, params: Params, distributions: Mapping[str, BaseDistrib
 def derived_seed(*parts: int) -> int:
     """A seed derived from all parts by hashing."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "big")
-
-
-def build_sampler(name: str, seed: int, startup: int = 1) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of this name, which samples `startup` trials at random before it learns."""
-    if name == "tpe":
-        return _Tpe(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def distribution(d: Dimension) -> BaseDistribution:

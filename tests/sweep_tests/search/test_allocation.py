@@ -4,8 +4,10 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import optuna
 import pytest
 from harness import MemoryLog
+from optuna.storages import InMemoryStorage
 
 from sweep.core.config import RepeatsConfig, SweepConfig
 from sweep.core.trial import State, TrialRecord
@@ -479,7 +481,9 @@ class Sweep:
         killed: float = 0.0,
     ) -> None:
         self.clock, self.begun = Fake(step), []
-        study, log = Study.in_memory(config), MemoryLog()
+        storage, log = InMemoryStorage(), MemoryLog()
+        optuna.create_study(storage=storage, study_name=config.name)
+        study = Study(storage, config)
         controller = SweepController(config, study, log, self.clock)
         rng, running, full = random.Random(seed), [], config.train.optim.epochs
         while True:
@@ -497,7 +501,7 @@ class Sweep:
             if killed and rng.random() < killed:
                 if rng.random() < 0.5 and epoch > controller.record(number).epochs:  # before the decision
                     log.append(Event(EventKind.REPORT, number, {"step": epoch, "metrics": metrics}))
-                study = Study(study._study, config)
+                study = Study(storage, config)
                 controller, running = SweepController(config, study, log, self.clock), []
                 continue
             if rng.random() < dying:

@@ -232,7 +232,7 @@ def test_a_repeat_has_the_parameters_of_its_trial_and_a_seed_of_its_own(make):
     again = maker.open()
     assert again.record(2) == repeat
     finish(again, 2, State.COMPLETE)
-    assert (maker.open().record(2).state, maker.open().record(2).repeats) == (State.COMPLETE, 1)
+    assert (maker.open().record(2).state, maker.open().record(2).replicate_of) == (State.COMPLETE, 1)
     assert [(r.seed, r.replicate_of) for r in maker.open().records] == [(None, None), (None, None), (7, 1)]
     assert again.ask().number == 3
 

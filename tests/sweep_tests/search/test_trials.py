@@ -149,7 +149,7 @@ def test_a_suggestion_is_the_same_from_what_is_kept_and_from_records(seed, name)
 def test_of_very_many_trials_the_best_and_an_even_part_are_shown(monkeypatch):
     config = make_config(sampler={"name": "tpe"})
     params = {"optim.lr": 1e-3, "optim.warmup_steps": 0}
-    monkeypatch.setattr("sweep.search.sampling.sampler._SHOWN", 60)
+    monkeypatch.setattr("sweep.search.sampling.sampler._VISIBLE", 60)
     table = TrialTable(config)
     for number in range(300):
         state = State.FAILED if number % 10 == 9 else State.PRUNED
