@@ -1,4 +1,4 @@
-"""SweepConfig: what is searched, how, with what, and where it all goes. Strict and frozen like the trainer's config."""
+"""SweepConfig: search space, sampler, budget, resources and outputs. Strict and frozen like the trainer's config."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class LimitsConfig(Section):
 
     @property
     def given(self) -> bool:
-        """Whether there is any limit."""
+        """Whether any limit is set."""
         return self.memory_gb is not None or self.step_seconds is not None
 
 
@@ -94,12 +94,12 @@ class ResourcesConfig(Section):
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What a worker asks for, by Ray's names."""
+        """Resources of a worker, by Ray's names."""
         return {name: value for name, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value}
 
 
 class SweepConfig(Section):
-    """One sweep. `train` is the base of every trial; `space` says which of its settings are searched."""
+    """One sweep: `train` is the base config of every trial, `space` the settings of it that are searched."""
 
     name: str = Field(
         "demo",
@@ -170,7 +170,7 @@ class SweepConfig(Section):
 
     @functools.cached_property
     def points(self) -> int | None:
-        """How many configurations the space holds; None where a range has no end of values, or very many."""
+        """Number of configurations in the space; None if it is infinite or very large."""
         try:
             return len(all_points(self.dimensions))
         except ConfigError:
@@ -178,7 +178,7 @@ class SweepConfig(Section):
 
     @functools.cached_property
     def trials_known(self) -> list[Params]:
-        """The parameters of the first trials, as far as they are given; of a grid those of all, in a seeded order."""
+        """Given parameters of the first trials; with a grid, those of all trials in a seeded order."""
         if self.sampler.name != "grid":
             return list(map(dict, self.known))
         points = all_points(self.dimensions)
@@ -192,16 +192,16 @@ class SweepConfig(Section):
 
     @property
     def _searched(self) -> TrainConfig | None:
-        """What the space has settings of; None where it is nothing that this project trains."""
+        """The config whose settings are searched; None if this project's trainer does not have them."""
         return self.train
 
     @functools.cached_property
     def folder(self) -> Path:
-        """The sweep's own folder, absolute: trials change their working directory."""
+        """The sweep's folder, absolute, since trials change their working directory."""
         return (Path(self.output) / self.name).resolve()
 
     def with_train(self, train: TrainConfig) -> SweepConfig:
-        """The same sweep with another base of its trials."""
+        """A copy with another base config."""
         return self.model_copy(update={"train": train})
 
     def trial_config(self, trial: TrialRecord) -> TrainConfig:
@@ -214,15 +214,15 @@ class SweepConfig(Section):
         return self.folder / "trials" / f"{number:04d}"
 
     def rerun_folder(self, run: str) -> Path:
-        """The run folder of a training run beside the trials."""
+        """The run folder of a rerun."""
         return self.folder / "reruns" / run
 
     def best_config(self, params: Params) -> TrainConfig:
-        """A trial's config as it is rerun standalone: in a new run folder, with everything else the same."""
+        """A trial's config for a standalone rerun, which has a run folder of its own."""
         return self.train.replace({**params, "run.output": None})
 
     def decisive(self) -> Tree:
-        """What an old study must share with this config to be continued: all that decides which trials it holds."""
+        """The settings that decide which trials a study holds; a study is only continued with the same ones."""
         tree = self.model_dump(mode="json", include=_DECISIVE)
         for section, keys in WITHOUT_EFFECT.items():
             for key in keys:
@@ -240,7 +240,7 @@ class SweepConfig(Section):
 
 
 def in_todays_words(tree: Tree) -> Tree:
-    """Settings that an earlier version wrote, without what is gone.
+    """Settings that an earlier version wrote, without those that no longer exist.
 
     Hyperband's brackets had the rungs of successive halving, each bracket without the first ones of the one before.
     """
@@ -254,9 +254,9 @@ def in_todays_words(tree: Tree) -> Tree:
 
 
 def with_younger(old: Tree) -> Tree:
-    """The decisive settings of an old study, with those that it does not know yet at their defaults.
+    """The decisive settings of an old study, with the defaults of settings that are newer than it.
 
-    A setting's default means what was done before there was the setting.
+    The default of a setting is what was done before the setting existed.
     """
     old, fields = in_todays_words(old), SweepConfig.model_fields.items()
     defaults = {key: info.default.model_dump(mode="json") for key, info in fields if isinstance(info.default, Section)}

@@ -1,4 +1,4 @@
-"""A sweep file and overrides in, a complete SweepConfig with absolute paths out."""
+"""Reads a sweep file and overrides into a complete SweepConfig with absolute paths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, str], *, written
 
 
 def read_tree(path: Path) -> Tree:
-    """A sweep file with the config file that it names in it; the name of the file is that of the sweep."""
+    """A sweep file as a tree, including the trainer's config file that it names; its file name names the sweep."""
     tree = settings.read_yaml(path)
     if isinstance(tree.get("train"), str):
         tree["train"] = settings.read_yaml(path.parent / tree["train"])
@@ -45,7 +45,7 @@ def read_tree(path: Path) -> Tree:
 
 
 def build_sweep(kind: type[S], tree: Tree, overrides: Mapping[str, str], origin: str) -> S:
-    """A sweep from what a file and a command line say, with absolute paths; ConfigError where that is no sweep."""
+    """A sweep from a tree and overrides, with absolute paths; raises ConfigError if they are no valid sweep."""
     settings.apply_overrides(kind, tree, overrides)
     return _made_absolute(settings.build(kind, tree, origin))
 

@@ -1,4 +1,4 @@
-"""All that can go wrong with a sweep beside its settings. Imports nothing, so that every command can name it."""
+"""Errors of a sweep. Imports nothing, so that every command can catch them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class StudyMismatchError(ValueError):
 
 
 class StudyStorageError(ValueError):
-    """The study's database cannot be opened, or has been away for too long."""
+    """The study's database cannot be opened, or was unavailable for too long."""
 
 
 class SupersededError(RuntimeError):
-    """Another worker has taken the trial over, since this one was taken for dead."""
+    """Another worker has taken the trial over, because this one was presumed dead."""
 
 
 class StorageError(OSError):
@@ -24,8 +24,8 @@ class TrackingUnavailable(Exception):
 
 
 class ClusterGoneError(RuntimeError):
-    """The head of the cluster has not answered for too long; the sweep can go on when there is one again."""
+    """The head of the cluster did not answer for too long; the sweep can be resumed on a cluster."""
 
 
 class RerunError(RuntimeError):
-    """A training run beside the trials did not come to its end; the message names it and why."""
+    """A rerun failed; the message names it and the reason."""

@@ -1,4 +1,4 @@
-"""Parameters, values and times as a person reads them."""
+"""Parameters, values and durations as text."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def format_params(params: Mapping[str, Value]) -> str:
 
 
 def format_value(value: Value) -> str:
-    """Three digits of a number, any other value as it is."""
+    """Three significant digits of a float, any other value unchanged."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

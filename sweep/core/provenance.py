@@ -1,4 +1,4 @@
-"""Where a number comes from: code version, library versions, machine, faces."""
+"""Provenance of results: commit, library versions, machine, faces."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the code, with +changes where the work tree differs; 'unknown' outside of a repository."""
+    """The commit of the code, with +changes if the work tree differs; 'unknown' outside of a repository."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -51,11 +51,11 @@ def _commit() -> str:
 
 
 def expected_faces(config: SweepConfig, tags: Mapping[str, str]) -> dict[Split, str]:
-    """The hash that the faces of a split must have wherever they are trained and measured on, by its name.
+    """The hash that the faces of each split must have on every machine, by the name of the split.
 
     Args:
-        config: of the sweep; where it searches the number of training faces, these differ from trial to trial.
-        tags: noted when the sweep began.
+        config: of the sweep; if it searches the number of training faces, these are left out.
+        tags: recorded when the sweep began.
     """
     splits: tuple[Split, ...] = ("val",) if "data.train_faces" in config.space else ("train", "val")
     known = {split: tags.get(f"data.hash.{split}", "") for split in splits}

@@ -1,4 +1,4 @@
-"""Keeps passwords and tokens out of what is written and shown."""
+"""Removes passwords and tokens from texts that are written or shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def redact(text: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Log lines, tracebacks among them, without passwords."""
+    """Formats log records, including tracebacks, without passwords."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

@@ -1,14 +1,14 @@
-"""How long, and how often, the sweep asks again for what is away: a database, a storage."""
+"""Back-off between attempts to reach a database or storage that is unavailable."""
 
 from __future__ import annotations
 
 import time
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between two attempts; each pause is twice the one before
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 15.0  # seconds; each pause is twice the previous one
 
 
 class Backoff:
-    """The pauses between attempts, which come to an end after so many seconds."""
+    """Pauses between attempts, growing exponentially, for at most this many seconds in total."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline, self._pause = time.monotonic() + seconds, _FIRST_PAUSE
@@ -21,4 +21,4 @@ class Backoff:
     def wait(self) -> None:
         """Waits until the next attempt."""
         time.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, _MAX_PAUSE)

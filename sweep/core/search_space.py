@@ -1,4 +1,4 @@
-"""The search space: which settings of the trainer are searched, between which values. Pure; knows no library."""
+"""The search space: which settings of the trainer are searched, over which values. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MOST_POINTS = 10_000  # of a grid
 class Dimension:
     """One searched setting: a range (low, high, both included) or a list of choices.
 
-    `when` holds (key of an earlier choice, its values) under all of which the setting is searched; else it stays as in
-    the base config.
+    `when` holds conditions, (key of an earlier choice, values): unless all are met, the setting keeps its value of the
+    base config.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Dimension:
 
     @property
     def probes(self) -> tuple[Value, ...]:
-        """Values that must all be valid for the whole dimension to be: the ends, or every choice or integer."""
+        """Values that represent the dimension in checks: the ends of a range, every choice or integer."""
         if self.kind == "choice":
             return self.choices
         if self.kind in ("int", "log_int"):
@@ -48,13 +48,13 @@ class Dimension:
         return float(self.low), float(self.high)
 
     def share(self, value: float) -> float:
-        """Where a number lies in the range, from 0 to 1; in logarithms where the range is logarithmic."""
+        """Position of a number in the range, 0 to 1; in the logarithm if the range is logarithmic."""
         if self.kind.startswith("log"):
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def contains(self, value: Value) -> bool:
-        """Whether the sampler could suggest this value."""
+        """Whether this is a value of the dimension."""
         if self.kind == "choice":
             return value in self.choices
         number = int if self.kind in ("int", "log_int") else int | float
@@ -85,7 +85,7 @@ def parse_space(space: Mapping[str, Mapping[str, Any]], base: TrainConfig | None
 def check_params(
     params: Mapping[str, Value], space: tuple[Dimension, ...], base: TrainConfig | None, origin: str
 ) -> None:
-    """Refuses a known configuration that the space does not contain or the trainer does not take.
+    """Checks that a known configuration is in the space and valid for the trainer.
 
     Raises:
         ConfigError: names the key, the value and what is allowed.
@@ -105,7 +105,7 @@ def check_params(
 
 
 def active(dimensions: Sequence[Dimension], params: Mapping[str, Value]) -> Params:
-    """The parameters that mean something: those whose conditions the others meet, in the order of the space."""
+    """The parameters whose conditions are met, in the order of the space."""
     found: Params = {}
     for d in dimensions:
         if all(key in found and found[key] in values for key, values in d.when) and d.key in params:
@@ -114,15 +114,15 @@ def active(dimensions: Sequence[Dimension], params: Mapping[str, Value]) -> Para
 
 
 def filled(dimensions: Sequence[Dimension], params: Mapping[str, Value]) -> Params:
-    """A value for every dimension, for who needs a point of the whole space: a missing one is the first it can have."""
+    """Parameters with a value for every dimension; the first one of a missing setting."""
     return {d.key: params.get(d.key, d.probes[0]) for d in dimensions}
 
 
 def all_points(dimensions: Sequence[Dimension]) -> list[Params]:
-    """Every point of a space of choices and integers, each once.
+    """All points of a space of choices and integers.
 
     Raises:
-        ConfigError: a dimension has no end of values, or there are too many points.
+        ConfigError: a dimension is continuous, or there are too many points.
     """
     for d in dimensions:
         if d.kind != "choice" and "int" not in d.kind:
@@ -199,9 +199,9 @@ def _check_key(dimension: Dimension) -> None:
 
 
 def _check_combinations(dimensions: tuple[Dimension, ...], base: TrainConfig) -> None:
-    """The trainer must take every value of a dimension, alone with the first of the others and in all combinations.
+    """Checks that the trainer accepts every value of a dimension, and all combinations of ends and choices.
 
-    Very many combinations are checked at the ends of the ranges and in a seeded sample only.
+    Of more than 500 combinations, a seeded sample is checked.
     """
     for dimension in dimensions:
         rest = {d.key: d.probes[0] for d in dimensions if d is not dimension}
@@ -219,7 +219,7 @@ def _check_combinations(dimensions: tuple[Dimension, ...], base: TrainConfig) ->
 
 
 def _meeting(dimension: Dimension, dimensions: tuple[Dimension, ...], params: Params) -> Params:
-    """The parameters, changed so that the dimension's conditions hold."""
+    """The parameters, changed so that the conditions of a dimension are met."""
     conditions = {d.key: d.when for d in dimensions}
     waiting = list(dimension.when)
     while waiting:

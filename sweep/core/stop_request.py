@@ -1,4 +1,4 @@
-"""The request to stop a running sweep: by a signal, or because its time is up."""
+"""The request to stop a running sweep, by a signal or because its time is up."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ INTERRUPTED = 130  # exit code
 
 
 class StopRequest:
-    """Once set, running trials stop where they can be gone on with. As a context manager, it is set by signals.
+    """Once set, running trials stop where they can be resumed. As a context manager, it handles signals.
 
-    The first signal asks to stop, the second ends the process at once; both leave a sweep that can go on.
+    The first signal requests the stop, the second exits at once; the sweep can be resumed after both.
     """
 
     def __init__(self) -> None:
         self.by_user = False
-        self.error: Exception | None = None  # what went wrong in the driver, if that is why
+        self.error: Exception | None = None  # of the driver, if that is the reason
         self._event = threading.Event()
         self._before: dict[int, Any] = {}
 
     def set(self) -> None:
-        """Asks to stop, because the time is up."""
+        """Requests the stop, because the time is up."""
         self._event.set()
 
     def fail(self, error: Exception) -> None:
-        """Asks to stop, because the driver cannot go on; the first error counts."""
+        """Requests the stop because of an error of the driver; the first one counts."""
         self.error = self.error or error
         self._event.set()
 
@@ -46,7 +46,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Takes the signals over, or takes them back from a library that did."""
+        """Installs the signal handlers, also again after a library has replaced them."""
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 

@@ -1,4 +1,4 @@
-"""What the command lines of this package share: the argument that names a sweep, how they fail, what they advise."""
+"""Shared by the commands: the argument that names a sweep, errors as messages and exit codes, the user's Python."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_sweep_argument(parser: ArgumentParser, *, several: bool = False) -> None
 
 
 def load_given(arguments: argparse.Namespace) -> SweepResult:
-    """The sweep that these arguments name.
+    """Loads the sweep that the arguments name.
 
     Raises:
         ConfigError: there is no such sweep.
@@ -44,7 +44,7 @@ def load_given(arguments: argparse.Namespace) -> SweepResult:
 
 
 def load_all_given(arguments: argparse.Namespace) -> list[SweepResult]:
-    """The same where several may be named."""
+    """Loads all sweeps that the arguments name."""
     return [load(name, Path(arguments.output), **_uri(arguments)) for name in arguments.sweep]
 
 
@@ -53,16 +53,16 @@ def _uri(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def run_command(parser: ArgumentParser, action: Callable[[], int], interrupted: str) -> int:
-    """Does what a command is for; every failure becomes one message.
+    """Runs the action of a command and turns every error into one message.
 
     Args:
         parser: of the command.
-        action: gives the exit code.
-        interrupted: what to say after Ctrl-C.
+        action: returns the exit code.
+        interrupted: the message after Ctrl-C.
 
     Returns:
-        The exit code: that of the action, 1 failed, 130 interrupted; bad input exits with 2. When the cluster is gone
-        the process ends here, with 1: what Ray has registered for its exit would wait for the cluster.
+        The exit code: that of the action, 1 failed, 130 interrupted; bad input exits with 2. If the cluster is gone,
+        the process exits here with 1: Ray's exit handlers would wait for the cluster.
     """
     try:
         return action()
@@ -92,7 +92,7 @@ def _leave(code: int) -> None:
 
 
 def python_command() -> str:
-    """How the user calls this Python: as python if that is it, else by its path, relative where it lies below."""
+    """The command for this Python: `python` if that is it, else its path, relative below the working folder."""
     if shutil.which("python") == sys.executable:
         return "python"
     path = os.path.relpath(sys.executable)

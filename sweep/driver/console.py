@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: one live table on a terminal, a line an event elsewhere."""
+"""The output of a running sweep: a live table on a terminal, elsewhere a line per event."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sweep.search.ranking import best, rank
 from sweep.storage.event_log import Event, EventKind
 from trainer.pulse import Pulse
 
-_TOLD = 4  # trials in a line
+_MAX_NAMED = 4  # trials in one line
 
 
 class Board:
-    """Shows the sweep; use as a context manager, and pass every event to `take`.
+    """Shows the sweep; a context manager, whose `handle` is called with every event.
 
     Args:
         config: the sweep.
-        records: gives the trials as the study holds them.
-        lag: events that MLflow has not got yet.
-        progress: gives how far trials of these numbers have come in their epochs.
-        outlook: when it will be done.
-        console: where to show it.
+        records: returns all trials.
+        lag: returns the number of events that MLflow lacks.
+        progress: returns the progress of trials within their epochs, by number.
+        outlook: forecasts the remaining time.
+        console: where to print.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class Board:
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def _look(self, records: list[TrialRecord]) -> None:
-        """Asks how far trials have come, not more than once a second."""
+        """Updates the progress of trials, at most once a second."""
         if time.monotonic() - self._looked >= 1.0:
             self._outlook.look(self._progress([r.number for r in records if r.state is State.RUNNING]))
             self._looked = time.monotonic()
 
     def _pulse_line(self) -> str:
-        """What goes on, where no event has told for a while."""
+        """The state of the sweep, for when there was no event for a while."""
         records = self._records()
         self._look(records)
         running = [r for r in records if r.state is State.RUNNING]
-        told = [f"trial {r.number} {self._epoch(r)}" for r in running[:_TOLD]]
-        told += [f"{len(running) - _TOLD} more"] if len(running) > _TOLD else []
+        told = [f"trial {r.number} {self._epoch(r)}" for r in running[:_MAX_NAMED]]
+        told += [f"{len(running) - _MAX_NAMED} more"] if len(running) > _MAX_NAMED else []
         return f"{', '.join(told)}; {self._status(records)}" if told else self._status(records)
 
     def _epoch(self, record: TrialRecord) -> str:
@@ -144,7 +144,7 @@ class Board:
 
 @contextlib.contextmanager
 def doing(console: Console, text: str) -> Iterator[None]:
-    """Shows that something goes on: on a terminal by a sign that moves, elsewhere in a line every half minute."""
+    """Shows that work is going on: a spinner on a terminal, elsewhere a line every half minute."""
     with console.status(text) if console.is_terminal else Pulse(console.print, lambda: f"still {text}"):
         yield
 
@@ -156,7 +156,7 @@ def results_table(
     running: Mapping[int, Progress] | None = None,
     title: str | None = None,
 ) -> Table:
-    """Trials as a table: trial, state, epoch, the searched parameters, best NME and, where known, images/s."""
+    """A table of trials: number, state, epoch, searched parameters, best NME and, if given, images/s."""
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("trial", justify="right")
     table.add_column("state")
@@ -182,7 +182,7 @@ def results_table(
 
 
 class BrokenPipeSafeStream:
-    """Standard output for as long as somebody takes it: a closed terminal or pipe must not end a sweep."""
+    """Standard output that discards everything once the terminal or pipe is closed, which must not end a sweep."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -202,5 +202,5 @@ class BrokenPipeSafeStream:
             write()
         except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # what lies in its buffer goes there too, at the end
+            os.dup2(nowhere, self._stream.fileno())  # its buffer is flushed there at exit
             os.close(nowhere)

@@ -1,4 +1,4 @@
-"""The command that a user wants run when a sweep ends: a mail, a message, the next job."""
+"""`--on-end`: a shell command that is run when a sweep ends, to send a message or start the next job."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HELP = (
     "shell command to run when the sweep has ended, failed or was interrupted; it finds STARSWEEP_NAME, _FOLDER, "
     "_STATE (FINISHED, FAILED, INTERRUPTED), _SUMMARY, _BEST_TRIAL and _BEST_NME in its environment"
 )
-_LONGEST = 120.0  # seconds that it may take
+_TIMEOUT = 120.0  # seconds
 
 
 @dataclass
 class End:
-    """How a sweep ended: its exit code; None while an error is what ended it."""
+    """The exit code of a sweep; None if an error ended it."""
 
     code: int | None = None
 
@@ -36,7 +36,7 @@ class End:
 
 @contextlib.contextmanager
 def at_end(command: str | None, config: SweepConfig) -> Iterator[End]:
-    """Runs the command, if there is one, whatever becomes of the sweep; set `code` before leaving."""
+    """Runs the command, if there is one, at the end of the block, even after an error; the block sets `code`."""
     end = End()
     try:
         yield end
@@ -49,7 +49,7 @@ def at_end(command: str | None, config: SweepConfig) -> Iterator[End]:
 
 
 def hidden(command: str) -> str:
-    """A command line without the value of --on-end, which may hold an address that is a secret."""
+    """A command line without the value of --on-end, which may contain a secret address."""
     if "--on-end" not in command:
         return command
     words = shlex.split(command)
@@ -64,7 +64,7 @@ def hidden(command: str) -> str:
 def _facts(config: SweepConfig) -> dict[str, str]:
     try:
         sweep = load(config.folder)
-    except (ConfigError, OSError):  # it did not even begin
+    except (ConfigError, OSError):  # it never started
         return {"SUMMARY": "", "BEST_TRIAL": "", "BEST_NME": ""}
     best = sweep.best
     known = (
@@ -81,7 +81,7 @@ def _facts(config: SweepConfig) -> dict[str, str]:
 def _call(command: str, facts: dict[str, str]) -> None:
     environment = os.environ | {f"STARSWEEP_{key}": value for key, value in facts.items()}
     try:
-        code = subprocess.run(command, shell=True, env=environment, timeout=_LONGEST, check=False).returncode
+        code = subprocess.run(command, shell=True, env=environment, timeout=_TIMEOUT, check=False).returncode
         failure = f"exit code {code}" if code else ""
     except (OSError, subprocess.SubprocessError) as error:
         failure = type(error).__name__

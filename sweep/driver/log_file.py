@@ -15,7 +15,7 @@ from sweep.core.redaction import RedactingFormatter
 
 @contextlib.contextmanager
 def logging_into(path: Path, console: Console) -> Iterator[None]:
-    """Everything into the sweep's log file, warnings on the console too."""
+    """Logs everything into the sweep's log file, and warnings on the console, too."""
     file = _LogFile(path, encoding="utf-8")
     file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     shown = RichHandler(level=logging.WARNING, console=console, show_path=False, show_time=False)
@@ -35,7 +35,7 @@ def logging_into(path: Path, console: Console) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """Does without the lines for which the disk has no room."""
+    """Drops lines while the disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

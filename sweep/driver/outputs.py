@@ -1,4 +1,4 @@
-"""The files that follow a sweep's trials: leaderboard.csv, best.yaml, and what of the trials' folders stays on disk."""
+"""Files that are derived from the trials: leaderboard.csv and best.yaml; and which weights are kept on disk."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from trainer.run_folder import BEST, LAST
 
 logger = logging.getLogger(__name__)
 
-_PAUSE, _SHARE = 1.0, 20  # seconds from one look at all trials to the next, and how often it must last as long
+_MIN_INTERVAL, _MIN_RATIO = 1.0, 20  # seconds between two updates; the same in durations of an update
 
 
 class SweepOutputs:
-    """Keeps these files up to date; remembers what it did, so that the last trial costs no more than the first."""
+    """Updates these files incrementally, so that the last trial costs no more than the first."""
 
     def __init__(self, config: SweepConfig, storage: Storage | None = None) -> None:
         self._config, self._storage = config, storage
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="storage")  # starts no thread before it is used
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="storage")  # its threads start when needed
         self._winner: int | None = None
         self._kept: set[int] = set()
         self._freed: set[int] = set()
-        self._next = -math.inf  # when trials that ended are looked at again, on the monotonic clock
+        self._next = -math.inf  # earliest next update, on the monotonic clock
 
     def update(self, records: Sequence[TrialRecord], *, final: bool = True) -> None:
-        """Takes in trials that have ended; each file appears whole.
+        """Updates all files, each atomically.
 
         Args:
             records: all trials.
-            final: whether this is the last call for now; the others come to nothing where the last one was less than a
-                second ago, or took more than a twentieth of the time since: of many trials, many end in a second.
+            final: whether this is the last call for now. Others are skipped within a second of the last update, or
+                within twenty times its duration.
         """
         began = time.monotonic()
         if not final and began < self._next:
@@ -55,14 +55,14 @@ class SweepOutputs:
             self._winner = winner.number
         self._free_disk(records)
         now = time.monotonic()
-        self._next = now + max(_PAUSE, _SHARE * (now - began))
+        self._next = now + max(_MIN_INTERVAL, _MIN_RATIO * (now - began))
         if final and self._storage is not None:
             self._collect(self._storage, records)
 
     def _collect(self, storage: Storage, records: Sequence[TrialRecord]) -> None:
-        """Brings here what trials have left elsewhere; what cannot be had is named, and the sweep is done all the same.
+        """Fetches files from the storage: weights of the kept trials, small files of all finished ones.
 
-        Weights come for those that are kept, the small files for all that have ended.
+        What cannot be fetched is logged; the sweep is complete without it.
         """
         paths = [
             self._config.trial_folder(r.number) / name for r in records if r.state.finished for name in SMALL_FILES
@@ -79,7 +79,7 @@ class SweepOutputs:
             self._pool.submit(_delete_in, self._storage, path)
 
     def _free_disk(self, records: Sequence[TrialRecord]) -> None:
-        """Deletes the whole state of finished trials, and the weights of those that nobody needs any more."""
+        """Deletes the last checkpoints of finished trials, and the weights of those that are no longer kept."""
         kept = kept_trials(self._config, records)
         finished = {r.number for r in records if r.state.finished}
         for number in finished - self._freed:
@@ -88,7 +88,7 @@ class SweepOutputs:
                 self._delete(unused)
         for number in (finished - self._freed | self._kept) - kept:
             self._delete(self._config.trial_folder(number) / BEST)
-        self._freed, self._kept = finished, kept & finished  # who goes on may come to need what it has
+        self._freed, self._kept = finished, kept & finished  # unfinished trials keep their weights
 
 
 def _delete_in(storage: Storage, path: Path) -> None:
@@ -99,7 +99,7 @@ def _delete_in(storage: Storage, path: Path) -> None:
 
 
 def kept_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> set[int]:
-    """Numbers of the trials whose weights stay on disk: the best `keep`, and those that repeats may make the winner."""
+    """Numbers of the trials whose weights are kept: the best `keep`, and the candidates for repeats."""
     leading = {r.number for r in rank(records)[: config.keep] if r.best_nme is not None}
     return leading | ({c.trial.number for c in candidates(config.repeats, records)} if config.repeats.share else set())
 

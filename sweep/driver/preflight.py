@@ -1,4 +1,4 @@
-"""--dry-run: tries everything a sweep needs, measures a few training steps, and forecasts time and disk."""
+"""--dry-run: checks everything a sweep needs, measures a few training steps, and forecasts time and disk space."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from trainer.data.survey import survey
 from trainer.forms import Form, FormSpeeds, choose, form_of
 from trainer.speed import Speed, measure_speed
 
-_WORTHWHILE = 0.05  # gain from which another packing is recommended
+_MIN_GAIN = 0.05  # of throughput, from which another division of the cores is recommended
 
 
 def dry_run(config: SweepConfig) -> str:
-    """Checks data, space, resources and MLflow, runs a few steps of the base config; returns what it found as text.
+    """Checks data, space, resources and MLflow, and runs a few steps of the base config; returns a text.
 
     Raises:
-        ConfigError, DataError: what would have stopped the sweep.
+        ConfigError, DataError: as the sweep itself would.
     """
     fit = check_local(config) or config.slots or 1
     slots = min(fit, config.trials or fit)
@@ -47,7 +47,7 @@ def dry_run(config: SweepConfig) -> str:
     config = config.with_train(choose(config.train, {"this machine": speeds}))
     lines += _compare_forms(form_of(config.train), speeds)
     on_cores = config.ray_address is None and not config.resources.gpus
-    # elsewhere a trial alone: several processes here would all take the first GPU
+    # with GPUs, one trial alone: several processes would all use the first GPU
     throughput = measure_throughput(config.train, slots if on_cores else 1, config.train.run.threads or 1)
     speed = min(throughput.speeds, key=lambda s: s.images_per_second)
     lines.append(
@@ -60,7 +60,7 @@ def dry_run(config: SweepConfig) -> str:
 
 
 def _compare_forms(chosen: Form, speeds: FormSpeeds) -> list[str]:
-    """Precision and memory layout of the network, and how fast the others would be."""
+    """Precision and memory layout of the network, and the speed of the alternatives."""
     if not speeds.measured:
         return [f"  network    {chosen} ({speeds.source})"]
     others = [form for form in speeds.ordered if form != chosen]
@@ -91,12 +91,12 @@ def _check_mlflow(config: SweepConfig) -> str:
 
 
 def _compare_throughputs(config: SweepConfig, configured: SlotThroughput) -> list[str]:
-    """What other packings onto the same cores give."""
+    """Throughput of other divisions of the same cores."""
     others = [measure_throughput(config.train, *other) for other in alternatives(configured.slots, configured.threads)]
     lines = [f"  packing    {_describe(configured)}, as configured"]
     for other in others:
         gain = other.images_per_second / configured.images_per_second - 1
-        advice = f"; try --resources.cpus {other.threads}" if gain > _WORTHWHILE else ""
+        advice = f"; try --resources.cpus {other.threads}" if gain > _MIN_GAIN else ""
         lines.append(f"             {_describe(other)} ({gain:+.0%}{advice})")
     return lines
 

@@ -1,4 +1,4 @@
-"""What a sweep needs before its first trial, all at the same time: faces in the crop cache, Ray, MLflow's tables."""
+"""Prepares the first trial, all in parallel: faces in the crop cache, Ray, MLflow's tables."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 def make_ready(
     config: SweepConfig, stack: contextlib.ExitStack, console: Console, stop: StopRequest
 ) -> tuple[Slots, Readiness]:
-    """Prepares faces and MLflow while Ray starts, which `stack` will leave.
+    """Prepares faces and MLflow while Ray starts; `stack` closes the Ray session.
 
     Returns:
-        How many trials fit at once, and what is known of the machines.
+        The slots, and faces and speeds of the machines.
 
     Raises:
         ConfigError, DataError, ModelError: as `sweep.driver.session.SweepRun.run`.
@@ -57,15 +57,15 @@ def make_ready(
 
 
 def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> None:
-    """Imports MLflow and has it make its tables, so that the first trials share the cores with neither."""
-    with contextlib.suppress(Exception):  # the driver and the writer meet the same errors and say so
+    """Imports MLflow and creates its tables, so that neither slows down the first trials."""
+    with contextlib.suppress(Exception):  # driver and writer meet the same errors, and report them
         if preparation is not None:
             preparation.result()  # no tables for a sweep that cannot start
         make_mlflow_sync(config).check()
 
 
 class _Preparation:
-    """Builds the crop cache of the base config in the background, tries its weights, and measures how fast it is."""
+    """Builds the crop cache of the base config in the background, loads its weights, and measures its speed."""
 
     def __init__(self, config: SweepConfig) -> None:
         import trainer.data.crop_cache  # noqa: F401  # in this thread, before Ray: importing OpenCV resets sys.path
@@ -84,7 +84,7 @@ class _Preparation:
             self._error = error
 
     def result(self) -> Readiness:
-        """Waits until all is known; raises what kept it from being known."""
+        """Waits for the preparation; raises its error."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -92,7 +92,7 @@ class _Preparation:
 
 
 def speeds_apart(config: TrainConfig) -> FormSpeeds:
-    """How fast this machine trains a config in each form, measured in a process of its own: this one has no torch.
+    """Speed of a config in each form on this machine, measured in another process, since the driver has no torch.
 
     Raises:
         ConfigError: the device is not there.

@@ -1,4 +1,4 @@
-"""A sweep's state as metrics of Ray, which Ray's machines offer to Prometheus beside their own."""
+"""The state of a sweep as Ray metrics, which Ray exports to Prometheus."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sweep.search.controller import SweepController
 from sweep.search.ranking import best
 from sweep.storage.event_log import Event, EventKind
 
-_SECONDS = 2.0  # between two looks at all trials
+_SECONDS = 2.0  # between two updates
 
 
 class Gauges:
-    """Takes every event, and shows trials by state, best NME, slots and how many are busy, failures, MLflow's lag.
+    """Gauges of trials by state, best NME, slots, running trials, failures and MLflow's lag, updated with every event.
 
     Args:
         config: the sweep; its name is the label "sweep".

@@ -1,4 +1,4 @@
-"""Configs of a sweep trained again: with other seeds, or as the final model on train + val. Work for the executor."""
+"""Trains configs of a sweep again on Ray: with other seeds, or as the final model on train + val."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class _Progress:
 
 
 class Reruns:
-    """Hands jobs to the executor and notes how each ended; a job that was interrupted goes on from its checkpoint.
+    """Hands jobs to the executor and records how each ended; an interrupted job resumes from its checkpoint.
 
     Args:
-        jobs: what is left to do.
+        jobs: those to train.
         log: the sweep's event log.
-        show: told a line an epoch.
-        storage: where the jobs leave their files if the machines share no disk.
+        show: called with a line per epoch.
+        storage: of the jobs' files if the machines share no disk.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Reruns:
         return len(self._live)
 
     def next_trial(self) -> Assignment | None:
-        """The next job, by its index in place of a trial's number."""
+        """The next job; its index takes the role of a trial's number."""
         if not self._waiting:
             return None
         number = self._waiting.pop(0)
@@ -54,7 +54,7 @@ class Reruns:
         return Assignment(number, self._jobs[number].config)
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
-        """Takes an epoch; a job is never stopped early."""
+        """Records an epoch; a job is never stopped early."""
         job = self._jobs[number]
         if epoch not in self._live[number].history:
             self._live[number].history[epoch] = metrics
@@ -63,7 +63,7 @@ class Reruns:
         return True
 
     def end(self, number: int, state: State, reason: str | None = None) -> None:
-        """Notes how a job ended."""
+        """Records how a job ended."""
         if number not in self._live:
             return
         job, progress = self._jobs[number], self._live.pop(number)
@@ -89,7 +89,7 @@ class Reruns:
         )
 
     def _collect(self, job: Job) -> None:
-        """Brings here what a job has left elsewhere, and deletes what nobody needs any more."""
+        """Fetches the files of a job from the storage, and deletes those that are not needed any more."""
         needed, unused = list(SMALL_FILES), [LAST]
         (needed if job.purpose == FINAL else unused).append(BEST)
         for name in unused:
@@ -101,7 +101,7 @@ class Reruns:
                 self._storage.fetch(job.folder / name)
 
     def note_retry(self, number: int, attempt: int) -> None:
-        """A crashed job starts again from its checkpoint, and reports the epochs before it again."""
+        """Does nothing: a crashed job restarts from its checkpoint."""
 
 
 def run_jobs(sweep: SweepResult, jobs: Sequence[Job], log: EventLog, show: Callable[[str], None]) -> dict[str, str]:
@@ -118,7 +118,7 @@ def run_jobs(sweep: SweepResult, jobs: Sequence[Job], log: EventLog, show: Calla
     from sweep.execution import ray_session, resources, tune_executor  # imports ray
 
     config, storage = sweep.config, None
-    if config.storage is not None:  # of this sweep alone, also among those of its name
+    if config.storage is not None:  # unique, also among deleted sweeps of this name
         begun = next(event.time for event, _ in log.read())
         storage = Storage.of_sweep(config.storage, f"{config.name}-reruns-{begun:.0f}", config.folder)
     reruns = Reruns(jobs, log, show, storage)

@@ -194,7 +194,7 @@ class SweepRun:
         with board:
             try:
                 ray_session.run_while_head_alive(train, self._stop)
-                epoch_progress.forget()
+                epoch_progress.clear()
             finally:
                 controller.interrupt()  # what is still running after a stop or an error
 

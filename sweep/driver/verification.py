@@ -1,4 +1,4 @@
-"""The winner trained again, with other seeds, and measured on the test split."""
+"""Verifies the winner: trains it again, with other seeds, and measures it on the test split."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Verification:
     def final(self, count: int) -> FinalTest:
         """Trains the trial on train + val; then reads the test split, which is recorded before it happens."""
         jobs = final_jobs(self._sweep, self._trial, count)
-        require_split(self._sweep.config.train.data, "test")  # or it would be missed after hours of training
+        require_split(self._sweep.config.train.data, "test")  # before hours of training
         overlap = trained_on(jobs[0].config.data, "test")
         self._train(jobs, BEST)
         reading = {"reading": self._sweep.test_readings + 1, "networks": len(jobs)}

@@ -1,6 +1,6 @@
-"""How far running trials have come in their epochs: told by workers in passing, in the cluster's key-value store.
+"""Progress of running trials within their epochs, through the key-value store of the Ray session.
 
-It is no report: nothing is decided by it, nobody waits for it, and it is gone with the session.
+It is for display only: no decision depends on it, nobody waits for it, and it ends with the session.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from trainer.pulse import Ticker
 logger = logging.getLogger(__name__)
 
 _NAMESPACE = b"starsweep"
-_PAUSE = 1.0  # seconds from one note to the next
-_STORE_TIMEOUT = 5.0  # seconds with the store
+_INTERVAL = 1.0  # seconds between two updates
+_STORE_TIMEOUT = 5.0  # seconds
 
 
 class ProgressReporter(Ticker):
-    """A worker's side; as a context manager, it tells from a thread, so that a slow store holds up no training."""
+    """The worker's side; as a context manager, it sends from a thread of its own, so that training never waits."""
 
     def __init__(self, trial: int) -> None:
-        super().__init__("progress", self._tell, lambda: _PAUSE, patient=False)
+        super().__init__("progress", self._tell, lambda: _INTERVAL, patient=False)
         self._trial = trial
         self._epoch, self._share, self._began = 0, 0.0, time.monotonic()
         self._told = (0, 0.0)
 
     def note(self, epoch: int, share: float) -> None:
-        """Notes how much of an epoch is done; costs next to nothing."""
+        """Sets how much of an epoch is done; costs next to nothing."""
         if epoch != self._epoch:
             self._began = time.monotonic()
         self._epoch, self._share = epoch, share
@@ -49,23 +49,23 @@ class ProgressReporter(Ticker):
             _store().internal_kv_put(
                 _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_STORE_TIMEOUT
             )
-        except Exception:  # of many kinds while the head is away; the next note may come through
+        except Exception:  # of many kinds while the head is unreachable; the next update may succeed
             logger.debug("progress not told", exc_info=True)
 
 
 def read(trials: Iterable[int]) -> dict[int, Progress]:
-    """What workers have told of these trials, by number; the driver's side. Nothing while the store does not answer."""
+    """The progress of trials by number; the driver's side. Empty while the store does not answer."""
     try:
         keys = {_key(number): number for number in trials}
         found = _store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_STORE_TIMEOUT) if keys else {}
-    except Exception:  # of many kinds while the head is away
+    except Exception:  # of many kinds while the head is unreachable
         logger.debug("progress not read", exc_info=True)
         return {}
     return {keys[key]: Progress(*json.loads(text)) for key, text in found.items()}
 
 
-def forget() -> None:
-    """Clears what this session's workers have told; a cluster outlives a sweep."""
+def clear() -> None:
+    """Deletes the progress of this session's trials; a cluster outlives a sweep."""
     try:
         _store().internal_kv_del(_prefix(), True, _NAMESPACE, timeout=_STORE_TIMEOUT)
     except Exception:
@@ -77,7 +77,7 @@ def _store() -> Any:
 
 
 def _prefix() -> bytes:
-    if not ray.is_initialized():  # or asking for the job would start a session
+    if not ray.is_initialized():  # get_runtime_context would start a session
         raise ConnectionError("no Ray session")
     return f"progress/{ray.get_runtime_context().get_job_id()}/".encode()
 

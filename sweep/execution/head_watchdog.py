@@ -22,7 +22,7 @@ RECONNECT_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 RECONNECT_TIMEOUT = float(
     os.environ.get(RECONNECT_TIMEOUT_VARIABLE, 60)
 )  # seconds that the head may be away, as Ray has it
-_EVERY = 2.0  # seconds between two looks, and the longest that one takes
+_EVERY = 2.0  # seconds between two probes, and the timeout of one
 _LEAVING = 5.0  # seconds that the task has to end by itself
 
 
@@ -30,7 +30,7 @@ def run_while_head_alive(task: Callable[[], T], address: str, stop: StopRequest)
     """Runs a task in a thread of its own, so that this one still handles signals and can leave a blocked call.
 
     Args:
-        work: what calls Ray.
+        task: calls Ray.
         address: HOST:PORT of the head.
         stop: set when the head is gone, so that the task ends where it can.
 

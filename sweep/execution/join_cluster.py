@@ -1,6 +1,6 @@
-"""python -m sweep.execution.join_cluster ...: `ray ...` on this machine, while its starter holds its standard input.
+"""python -m sweep.execution.join_cluster ...: runs `ray ...` until the parent process closes its standard input.
 
-It leaves nothing behind: Ray's agents, whose raylet is gone because the head is, would look for the head for minutes.
+All processes of Ray end with it; without a head, Ray's agents would search for it for minutes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PARENT_DEATH_SIGNAL, _CHILD_SUBREAPER = 1, 36  # options of Linux's prctl(2)
 
 
 def main() -> int:
-    """Runs Ray's command line with the words given; returns its exit code."""
-    _prctl(_CHILD_SUBREAPER, 1)  # whatever loses its parent below becomes a child of this process
+    """Runs Ray's command line with the given arguments; returns its exit code."""
+    _prctl(_CHILD_SUBREAPER, 1)  # orphaned descendants become children of this process
     ray = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *sys.argv[1:]],
         stdin=subprocess.DEVNULL,
@@ -49,7 +49,7 @@ def _end_with_caller(ray: subprocess.Popen[bytes]) -> None:
 
 
 def _end(ray: subprocess.Popen[bytes]) -> None:
-    """Asks Ray's command to end; it would tell the head first, though that is gone."""
+    """Terminates Ray's command, and kills it if it waits for a head that is gone."""
     ray.terminate()
     killer = threading.Timer(_LEAVING, ray.kill)
     killer.daemon = True
@@ -57,7 +57,7 @@ def _end(ray: subprocess.Popen[bytes]) -> None:
 
 
 def _children() -> Iterator[int]:
-    """Numbers of this process's children; none where there is no /proc."""
+    """Process ids of this process's children; none on systems without /proc."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():

@@ -1,6 +1,6 @@
-"""What each machine of a cluster is asked for before it trains: faces, files, versions.
+"""Prepares every machine before the first trial: crop cache, access to files, versions, speed.
 
-`prepare_nodes` asks from the driver; `prepare_node` is what runs on each machine.
+`prepare_nodes` runs in the driver, `prepare_node` on each machine.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOAD = 1.25  # times that an epoch takes longer than its passes alone: faces, loss, step, other trials beside it
-_DECISIVE = ("torch", "torchvision", "numpy", "opencv-python-headless")  # of what numbers depend on
+_OVERHEAD = 1.25  # of an epoch over its passes alone: faces, loss, step, other trials on the machine
+_NUMERIC_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")  # that results depend on
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """What is known of the machines that train.
+    """Faces and speeds of the machines that train.
 
     Attributes:
-        survey: of the faces to train and to validate on.
+        survey: of the training and validation faces.
         speeds: of each machine by its name.
     """
 
@@ -43,22 +43,22 @@ class Readiness:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Of the faces by name."""
+        """Of the faces, by tag."""
         return self.survey.hashes if self.survey else {}
 
     def epoch_seconds(self, config: TrainConfig) -> float | None:
-        """How long an epoch will take, from the speeds of the network alone; None where these are not measured."""
+        """Estimated duration of an epoch, from the measured speeds of the network; None if they were not measured."""
         if self.survey is None:
             return None
         known = [speeds.rates.get(form_of(config)) for speeds in self.speeds.values() if speeds.measured]
         rates = [rate for rate in known if rate]
         faces = (self.survey.splits[name].faces for name in ("train", "val"))
-        return _LOAD * epoch_pictures(config, *faces) / fmean(rates) if rates else None
+        return _OVERHEAD * epoch_pictures(config, *faces) / fmean(rates) if rates else None
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one machine has: `versions` by name and what else is known of it; or the `error` that is there."""
+    """Result of `prepare_node`: versions by name, faces and speeds, or only the error."""
 
     versions: dict[str, str] = field(default_factory=dict)
     ready: Readiness = field(default_factory=Readiness)
@@ -67,7 +67,7 @@ class NodeReport:
 
 
 def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) -> NodeReport:
-    """Builds the crop cache of this machine, tries what trials will need here, and how fast they will be.
+    """Builds this machine's crop cache, checks its access to files and weights, and measures the network's speed.
 
     Args:
         tree: of the sweep's base config.
@@ -77,7 +77,7 @@ def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) 
     from trainer.form_speed import speeds_here
 
     config = TrainConfig.from_tree(tree)
-    versions = {f"version.{name}": version(name) for name in _DECISIVE}
+    versions = {f"version.{name}": version(name) for name in _NUMERIC_PACKAGES}
     try:
         if storage is not None:
             storage.check()
@@ -90,7 +90,7 @@ def prepare_node(tree: dict[str, object], storage: Storage | None, probe: Path) 
 
 
 def prepare_faces(config: TrainConfig) -> Readiness:
-    """Builds the crop cache of this machine, and tries the pretrained weights, so that no trial has to.
+    """Builds this machine's crop cache and loads the pretrained weights once, so that no trial has to wait for them.
 
     Raises:
         DataError, ModelError: faces or weights are missing or faulty.
@@ -107,10 +107,10 @@ def prepare_faces(config: TrainConfig) -> Readiness:
 
 
 def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
-    """Has every machine with room for a trial build its crop cache and try what trials need.
+    """Runs `prepare_node` on every machine that can hold a trial.
 
     Raises:
-        ConfigError: names the machine on which something is missing, or has other faces.
+        ConfigError: with the machine on which something is missing, or which has other faces.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -119,7 +119,7 @@ def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
 
     probe = config.folder / f".seen-{uuid.uuid4().hex[:8]}"
     probe.touch()
-    task = ray.remote(max_calls=1)(prepare_node)  # what it imports is not to stay in an idle process
+    task = ray.remote(max_calls=1)(prepare_node)  # so that torch does not stay in an idle process
     nodes = [node for node, cpus, gpus in machines() if fitting(config.resources, cpus, gpus)]
     try:
         asked = [

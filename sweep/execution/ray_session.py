@@ -1,4 +1,4 @@
-"""The Ray session: this machine alone, or a cluster, whose machines need nothing of the driver's but what is sent."""
+"""The Ray session: local, or on a cluster, to whose machines this package is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ os.environ.update(  # before ray is imported
     RAY_TRAIN_V2_ENABLED="1",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    RAY_prestart_worker_first_driver="false",  # none of these would be used: Tune's workers have an own environment
+    RAY_prestart_worker_first_driver="false",  # none would be used: Tune's workers have an environment of their own
 )
 # Ray would end this process without a word
 os.environ[head_watchdog.RECONNECT_TIMEOUT_VARIABLE] = str(int(head_watchdog.RECONNECT_TIMEOUT) + 120)
@@ -38,20 +38,20 @@ from trainer.errors import ConfigError
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_JOINING = 120.0  # seconds that this machine has to join a cluster
-_STARTS = 5  # of Ray on this machine, if each but the last is too slow
+_JOIN_TIMEOUT = 120.0  # seconds for this machine to join a cluster
+_MAX_STARTS = 5  # attempts to start Ray on a busy machine
 _PACKAGES = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "trainer")]
 
 
 @contextlib.contextmanager
 def ray_session(config: SweepConfig) -> Iterator[None]:
-    """Starts Ray on this machine, on loopback only, or joins the cluster of `ray_address`; leaves it at the end.
+    """Starts Ray on this machine, listening on loopback only, or joins the cluster of `ray_address`.
 
-    The machines of a cluster get this package from here. A machine that is no part of the cluster becomes one without
-    room for trials, for as long as this lasts.
+    This package is sent to the machines of the cluster. If this machine is no member of the cluster, it becomes one
+    without slots until the end of the session.
 
     Raises:
-        ConfigError: there is no cluster at that address.
+        ConfigError: no cluster answers at that address.
     """
     with contextlib.ExitStack() as stack:
         _join(config, stack)
@@ -63,13 +63,13 @@ def ray_session(config: SweepConfig) -> Iterator[None]:
             farewell.callback(_ask_for, config, 0)
         try:
             yield
-        except ClusterGoneError:  # to which all of this would speak
+        except ClusterGoneError:  # these calls would wait for the head
             farewell.pop_all()
             raise
 
 
 def _join(config: SweepConfig, stack: contextlib.ExitStack) -> None:
-    """Starts Ray, or joins the cluster; `stack` undoes what this process needs for it."""
+    """Starts Ray, or joins the cluster; `stack` undoes the changes to this process."""
     options: dict[str, Any]
     if config.ray_address is None:
         options = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
@@ -88,12 +88,12 @@ def _join(config: SweepConfig, stack: contextlib.ExitStack) -> None:
 
 
 def _start(options: dict[str, Any]) -> None:
-    """Calls `ray.init`, again where a busy machine was not ready within the half minute that Ray gives it."""
-    for left in reversed(range(_STARTS)):
+    """Calls `ray.init`, and repeats it when a busy machine was not ready within Ray's own timeout of 30 s."""
+    for left in reversed(range(_MAX_STARTS)):
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
             return
-        except Exception as error:  # Ray's own kind for this
+        except Exception as error:  # Ray has no type for this
             if not left or "timed out during startup" not in str(error):
                 raise
             logger.warning("Ray was not up within half a minute, as on a very busy machine; trying again")
@@ -106,9 +106,9 @@ def run_while_head_alive(task: Callable[[], T], stop: StopRequest) -> T:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Ray's switch for machines that are no cluster; without it, every port is open to the network."""
+    """Turns off Ray's cluster mode, in which it listens on all network interfaces."""
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    if name in os.environ:  # told otherwise
+    if name in os.environ:  # the user has decided
         yield
         return
     os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
@@ -121,7 +121,7 @@ def _loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _membership(address: str) -> Iterator[None]:
-    """Makes this machine a part of the cluster where it is none: Ray lets no driver in from outside."""
+    """Makes this machine a member of the cluster if it is none, as Ray requires of a driver."""
     host, _, port = address.partition(":")
     if not port.isdigit() or _is_member(address):
         yield
@@ -146,7 +146,7 @@ def _membership(address: str) -> Iterator[None]:
         command, pipe = [sys.executable, *words], subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=output, stderr=output, start_new_session=True)
         try:
-            deadline = time.monotonic() + _JOINING
+            deadline = time.monotonic() + _JOIN_TIMEOUT
             while not _is_member(address):
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
@@ -163,29 +163,29 @@ def _membership(address: str) -> Iterator[None]:
 
 
 def _is_member(address: str) -> bool:
-    """Whether a Ray process of this machine belongs to the cluster of this address."""
+    """Whether this machine is a member of the cluster at this address."""
     from ray._private.services import find_gcs_addresses
 
     return address in find_gcs_addresses()
 
 
 def _ask_for(config: SweepConfig, slots: int) -> None:
-    """Tells the cluster's autoscaler, if it has one, how much a sweep of so many slots could use."""
+    """Requests resources for so many slots from the cluster's autoscaler, if it has one."""
     request_resources(bundles=[config.resources.bundle] * slots * config.resources.workers)
 
 
 def _log_message(data: dict[str, Any], ignore_prefix: bool = False) -> None:
-    """A message of Ray's machinery, which Ray itself would print over the table."""
+    """Logs a message that Ray would print over the table."""
     logger.info("ray: %s", " ".join(data["lines"]))
 
 
 def _to_log_file(chatter: logging.Logger) -> None:
-    """Ray's own messages, tracebacks of crashed trials among them, go to the sweep's log file only."""
+    """Sends Ray's own messages, such as tracebacks of crashed trials, to the sweep's log file only."""
     chatter.handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
     chatter.propagate = False
 
 
 def machines() -> list[tuple[dict[str, Any], float, float]]:
-    """Machines that are alive: (what Ray knows of it, CPUs, GPUs)."""
+    """The machines that are alive, as (Ray's record of it, CPUs, GPUs)."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     return [(node, node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in alive]

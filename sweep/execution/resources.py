@@ -1,4 +1,4 @@
-"""What a trial asks for, held against what a machine has."""
+"""How many trials fit on machines: the resources of a trial against those of a machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainer.cores import available_cores
 from trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-_FRESH = 2.0  # seconds that a count of the machines is good for
+_CACHE_SECONDS = 2.0  # of a count of the machines
 
 
 def fitting(resources: ResourcesConfig, cpus: float, gpus: float) -> int:
-    """How many workers of trials fit on a machine with so many CPUs and GPUs."""
+    """How many workers fit on a machine with this many CPUs and GPUs."""
     asked = [(resources.cpus, cpus), (resources.gpus, gpus)]
     return min((int(has / wants + 1e-9) for wants, has in asked if wants > 0), default=max(1, int(cpus)))
 
@@ -34,7 +34,7 @@ def check_local(config: SweepConfig) -> int:
 
 
 def limit_slots(config: SweepConfig, machines: list[tuple[float, float]]) -> int:
-    """How many trials fit at once on machines of so many (CPUs, GPUs), at most `slots`.
+    """How many trials fit at once on machines with these (CPUs, GPUs), at most `slots`.
 
     Raises:
         ConfigError: a trial asks for more than any machine has.
@@ -58,19 +58,19 @@ def _count_gpus() -> int:
 
 
 class Slots:
-    """How many trials fit at once on the machines of the Ray session, as these come and go.
+    """The number of trials that fit at once on the machines of the Ray session, which come and go.
 
     Attributes:
-        last: the number when it was last asked for, without asking.
+        last: the last number, without counting again.
     """
 
     def __init__(self, config: SweepConfig) -> None:
         self._config = config
-        self._counted, self.last = -_FRESH, 0
+        self._counted, self.last = -_CACHE_SECONDS, 0
 
     def __call__(self) -> int:
-        """The number now; 0 while no machine is there that has room for a trial."""
-        if time.monotonic() - self._counted >= _FRESH:
+        """Counts the slots; 0 while no machine can hold a trial."""
+        if time.monotonic() - self._counted >= _CACHE_SECONDS:
             count = 0
             with contextlib.suppress(ConfigError):
                 count = self._limit()
@@ -78,7 +78,7 @@ class Slots:
         return self.last
 
     def wait(self, asked_to_stop: Callable[[], bool]) -> None:
-        """Waits for the first machine with room for a trial; raises as `limit_slots` where none can come."""
+        """Waits for the first machine that can hold a trial; raises as `limit_slots` if none can join."""
         warned = False
         while not asked_to_stop():
             try:

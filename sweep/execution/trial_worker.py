@@ -1,4 +1,4 @@
-"""One trial inside a Ray worker: a config in, a report an epoch out; what is durable lies in the trial's folder."""
+"""One trial inside a Ray worker: takes a config, reports every epoch, and keeps its state in the trial's folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _train_distributed(task: TrialTask, storage: Storage | None, resources: Reso
             torch.cuda.set_device(get_device())
         _train(task, storage, train.report, first=train.get_context().get_world_rank() == 0)
 
-    with tempfile.TemporaryDirectory() as scratch:  # Ray Train's own notes, of no use afterwards
+    with tempfile.TemporaryDirectory() as scratch:  # for Ray Train's own files, not needed afterwards
         TorchTrainer(
             work,
             scaling_config=train.ScalingConfig(
@@ -119,7 +119,7 @@ def _train(
 
 
 def _outcome(train: Callable[[], None], trial: int) -> TrialEnd:
-    """Trains; tells how that ended, unless a retry may end otherwise: then it raises."""
+    """Trains and returns how that ended; errors that a retry may not meet again are raised."""
     end = TrialEnd(trial, State.COMPLETE)
     try:
         train()
@@ -138,7 +138,7 @@ def _outcome(train: Callable[[], None], trial: int) -> TrialEnd:
 
 @functools.cache
 def _import_trainer() -> None:
-    """Imports torch, once a worker and never in the driver, and tells the garbage collector that it stays."""
+    """Imports torch, once per worker and never in the driver, and freezes it for the garbage collector."""
     import trainer.engine  # noqa: F401
 
-    gc.freeze()  # else every collection between two trials looks at a million objects for a fifth of a second
+    gc.freeze()  # else each collection between two trials scans a million objects, for 0.2 s

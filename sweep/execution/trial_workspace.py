@@ -1,4 +1,4 @@
-"""The folder in which a worker trains a trial: held alone, with a log, a watchdog, and a copy in the storage."""
+"""The folder in which a worker trains a trial: exclusive lock, log, watchdog, and a mirror in the storage."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from sweep.storage.trial_mirror import Mirror
 from trainer.config import TrainConfig
 from trainer.run_folder import BEST, FACES_FILE, LAST
 
-_LEAVING = 5.0  # seconds that a worker whose trial was paused has to leave its folder
-_CUT_OFF = 300.0  # seconds that one on a machine that is cut off may still hold it: Ray ends it after three minutes
+_RELEASE_TIMEOUT = 5.0  # seconds for a worker whose trial was paused to release the folder
+_DEAD_WORKER_TIMEOUT = 300.0  # seconds for one on an unreachable machine: Ray ends it after three minutes
 _LOCK = "worker.lock"
 
 
 class TrialWorkspace:
-    """A trial's folder on this machine. As a context manager, it is this worker's alone.
+    """A trial's folder on this machine; as a context manager, locked for this worker.
 
     Args:
         config: of the trial; run.output is its folder as the driver names it.
         storage: where the trial's files go if the machines share no disk; None: run.output is that folder.
-        seconds: without a report, after nine tenths of which it is noted what all threads do; None: never.
-        first: False for further processes of the same trial, which leave the folder and the storage to the first one.
+        seconds: timeout between reports; after nine tenths of it, the stacks of all threads are written. None: never.
+        first: False for further processes of the same trial, which write neither the folder nor the storage.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TrialWorkspace:
         self._stack.__exit__(None, None, None)
 
     def save(self, *, final: bool = False) -> None:
-        """Brings what has changed to where other machines see it, before anybody is told of it."""
+        """Copies changed files to the storage, before the driver is told of them."""
         if self._mirror is not None:
             self._mirror.push((BEST, FACES_FILE), LAST, final=final)
 
@@ -84,9 +84,9 @@ class TrialWorkspace:
 
 
 class _Watchdog:
-    """Writes the stacks of all threads into a file when the trial has reported nothing for nine tenths of its time.
+    """Writes the stacks of all threads into a file when nothing was reported for nine tenths of the timeout.
 
-    The thread that does it needs nothing of Python, so that it also writes where Python itself hangs.
+    faulthandler does it in a thread of its own, which runs even if the interpreter hangs.
     """
 
     def __init__(self, path: Path, seconds: float | None) -> None:
@@ -110,10 +110,10 @@ class _Watchdog:
 
 @contextlib.contextmanager
 def _log_into(path: Path) -> Iterator[None]:
-    """Notes what this package and warnings say in the trial's log, which goes on where another machine left it."""
+    """Appends the log messages and warnings of this package to the trial's log."""
     try:
         handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError:  # a disk without room for a line will be named by what needs more
+    except OSError:  # a full disk is reported by whatever needs more space
         yield
         return
     handler.setFormatter(logging.Formatter(f"%(asctime)s {socket.gethostname()} %(levelname)s %(message)s"))
@@ -132,7 +132,7 @@ def _log_into(path: Path) -> Iterator[None]:
 
 
 def _remove_stale(runs: Path) -> None:
-    """Removes folders that killed workers have left on this machine."""
+    """Removes folders of killed workers on this machine."""
     for lock in runs.glob(f"*/*/*/{_LOCK}"):
         with contextlib.suppress(OSError, Timeout), FileLock(lock, timeout=0):
             shutil.rmtree(lock.parent, ignore_errors=True)
@@ -140,17 +140,17 @@ def _remove_stale(runs: Path) -> None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Holds the trial's folder; a worker that a dead driver left in it is ended first.
+    """Locks the trial's folder; kills a worker of a dead driver that still holds it.
 
-    One driver a sweep holds the sweep's lock, so whoever else is in a trial's folder is an orphan.
+    Only one driver holds the sweep's lock, so any other worker in the folder is an orphan.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / _LOCK), folder / "worker.pid"
     try:
-        lock.acquire(timeout=_LEAVING)  # one that was paused a moment ago may still be leaving its folder
+        lock.acquire(timeout=_RELEASE_TIMEOUT)  # a worker whose trial was just paused may still hold it
     except Timeout:
         _end_orphan(owner)
-        lock.acquire(timeout=_CUT_OFF)
+        lock.acquire(timeout=_DEAD_WORKER_TIMEOUT)
     try:
         owner.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf-8")
         yield

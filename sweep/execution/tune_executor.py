@@ -50,7 +50,7 @@ from trainer.errors import DiskFullError
 
 logger = logging.getLogger(__name__)
 
-# Tune takes an actor for dead only on the first of these, and its assertion ends all trials when another comes.
+# Tune takes an actor for dead only on RayActorError; on the others an assertion of Tune would end all trials.
 for _module in (actor_manager, tune_controller):
     _module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError)
 
@@ -171,11 +171,11 @@ class _TuneSearcher(_NotPickled, Searcher):
     @_stop_sweep_on_error(None)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stop:
-            return str(Searcher.FINISHED)  # where no trial runs, whose report ends it, Ray would ask for ever
+            return str(Searcher.FINISHED)  # without a running trial, Tune would ask for ever
         if self._source.live >= self._slots():
             return None
         assignment = self._source.next_trial()
-        if assignment is None:  # what still runs may give work for others
+        if assignment is None:  # a running trial may lead to further ones
             return None if self._source.live else str(Searcher.FINISHED)
         timeout = self._config.timeout_minutes and self._config.timeout_minutes * 60
         number, tree, pauses = assignment.number, assignment.config.tree(), assignment.pause_epochs
@@ -216,7 +216,7 @@ class _TuneCallback(_NotPickled, tune.Callback):
     def __init__(self, source: TrialSource, stop: StopRequest, config: SweepConfig) -> None:
         self._source, self._stop, self._config = source, stop, config
         self._limit = config.timeout_minutes * 60 if config.timeout_minutes else float("inf")
-        self._silence: dict[Trial, float] = {}  # seconds since it was heard of
+        self._silence: dict[Trial, float] = {}  # seconds since its last report
         self._given_up: set[Trial] = set()
         self._looked = time.monotonic()
 
@@ -234,14 +234,16 @@ class _TuneCallback(_NotPickled, tune.Callback):
     @_stop_sweep_on_error(None)
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         now = time.monotonic()
-        passed = min(now - self._looked, 1.0)  # while the driver itself waits, for a database say, it hears of nobody
+        passed = min(
+            now - self._looked, 1.0
+        )  # no more: while the driver waits, for a database say, it receives no reports
         self._looked = now
         for trial in list(self._silence):
             self._silence[trial] += passed
             if self._silence[trial] > self._limit and (actor := trial.temporary_state.ray_actor):
                 del self._silence[trial]
                 self._given_up.add(trial)
-                ray.kill(actor)  # also where it is stopped or holds Python's lock; Ray takes it for crashed
+                ray.kill(actor)  # works also if it is stopped or holds the GIL; Ray takes it for crashed
 
     @_stop_sweep_on_error(None)
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -280,8 +282,8 @@ class _Stopper(_NotPickled, tune.Stopper):
 
 
 def _crash_reason(trial: Trial) -> str:
-    """Why a trial crashed, in a line; the whole is in the sweep's log."""
-    path = Path(trial.error_file or "")  # not get_error(), which looks where Ray has not synced it to yet
+    """Why a trial crashed, in one line; the traceback is in the sweep's log."""
+    path = Path(trial.error_file or "")  # not get_error(): it reads a copy that Ray has not synced yet
     texts = path.read_text(encoding="utf-8").split("Failure # ") if path.is_file() else [""]
     if memory := re.search(r"running low on memory.* was (\S+ used / \S+) limit", texts[-1]):
         return f"out of memory: Ray ended its worker, before the whole machine ran out ({memory[1]})"

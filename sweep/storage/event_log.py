@@ -1,9 +1,8 @@
-"""The event log of a sweep: every report of every trial, one JSON object a line, on disk before it is acknowledged.
+"""The event log of a sweep: a line of JSON for every report of every trial, on disk before it is acknowledged.
 
-The study holds the truth about trials; this file holds the full history of metrics, which MLflow is a projection of,
-and what reruns and the test split have shown since. It is only ever appended to, by the one process that holds the
-sweep's lock; any number of processes may read it meanwhile. Times are seconds since the
-epoch as the driver's clock gave them; they may go backwards where that clock was set back.
+The study holds the truth about trials; this file holds the full history of metrics, of which MLflow is a projection,
+and the findings of reruns. It is only appended to, by the one process that holds the sweep's lock; any number of
+processes may read it meanwhile. Times are seconds since the epoch by the driver's clock, which may be set back.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from sweep.core.trial import State
 
 
 class EventKind(StrEnum):
-    """What happened; the value is the line's field "event"."""
+    """The kind of an event: the field "event" of its line."""
 
     SWEEP_STARTED = "sweep_started"
     TRIAL_STARTED = "trial_started"
@@ -33,7 +32,7 @@ class EventKind(StrEnum):
     TRIAL_INTERRUPTED = "trial_interrupted"
     SWEEP_ENDED = "sweep_ended"
     RERUN = "rerun"  # a training run beside the trials: a config again, with other seeds, or as the final model
-    TEST_READ = "test_read"  # noted before the test split is read
+    TEST_READ = "test_read"  # recorded before the test split is read
     FINDING = "finding"  # what reruns have shown
 
 
@@ -63,7 +62,7 @@ _STATES: dict[EventKind, frozenset[str]] = {
     EventKind.SWEEP_ENDED: frozenset({"FINISHED", "KILLED", "FAILED"}),
     EventKind.RERUN: frozenset({"COMPLETE", "FAILED", "DIVERGED"}),
 }
-# Strict JSON has no NaN: these spellings stand for it, and are read back as floats only where numbers are expected.
+# Strict JSON has no NaN: it is spelt like this, and read back as a float only in fields that hold numbers.
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMERIC_FIELDS = frozenset({"metrics", "params", "config", "best_nme", "history", "detail"})
 

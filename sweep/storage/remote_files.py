@@ -1,7 +1,7 @@
-"""Where the files of trials lie when the machines share no disk: a bucket, or a folder that all of them see.
+"""The files of trials on machines without a shared disk, in a bucket or in a folder that all machines see.
 
-A trial is trained in a folder of the machine it runs on. What the driver or another machine needs of it is copied to
-the storage, under the path that it has below the sweep's folder, and fetched from there. The only import of pyarrow.
+A trial is trained in a folder of its machine. The files that the driver or another machine needs are copied to the
+storage, under their paths relative to the sweep's folder, and fetched from there. The only module that imports pyarrow.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
-_MAX_UNAVAILABLE = 600.0  # seconds that an upload or download waits for a storage that is away
+_MAX_UNAVAILABLE = 600.0  # seconds that an upload or download waits for the storage
 _HOPELESS = re.compile("ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH", re.IGNORECASE)
-_OWNER = "owner"  # beside a trial's files: who may write them
+_OWNER = "owner"  # file beside a trial's files: the token of the worker that may write them
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Files below a sweep's folder, as all machines see them.
+    """The files below a sweep's folder, as seen from all machines.
 
-    It travels to the workers in memory, with the driver's credentials, which are never written.
+    It is sent to the workers in memory, with the driver's credentials, which are never written to disk.
 
     Attributes:
         uri: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or an absolute path, of this sweep alone.
         root: the sweep's folder on the driver's machine.
-        credentials: what the driver's environment holds of AWS_*; without any, each machine has its own role.
+        credentials: AWS_* variables of the driver's environment; without any, each machine uses its own role.
     """
 
     uri: str
@@ -49,12 +49,12 @@ class Storage:
 
     @classmethod
     def of_sweep(cls, base: str, name: str, root: Path) -> Storage:
-        """The place of one sweep under the setting `storage`, with the credentials of this process's environment."""
+        """The storage of one sweep below the setting `storage`, with the credentials of this process."""
         found = {key: value for key in CREDENTIALS if (value := os.environ.get(key))}
         return cls(f"{base.rstrip('/')}/{name}", root, found)
 
     def check(self) -> None:
-        """Writes, reads and deletes a small file; raises StorageError when that is not possible now."""
+        """Writes, reads and deletes a small file; raises StorageError if that fails."""
         probe = self.root / f".probe-{uuid.uuid4().hex}"
         try:
             self._write(probe, b"starsweep")
@@ -65,7 +65,7 @@ class Storage:
             raise self._named(error) from None
 
     def fetch(self, path: Path, into: Path | None = None) -> bool:
-        """Copies a file from the storage to `path`, or `into` another one; False where the storage has none."""
+        """Copies a file from the storage to `path`, or `into` another path; False if the storage has no such file."""
         into = into or path
 
         def copy() -> bool:
@@ -86,7 +86,7 @@ class Storage:
         return self._with_retry(copy)
 
     def push(self, source: Path, path: Path) -> None:
-        """Copies a file to where `path` lies in the storage; a reader sees the old one or the whole new one."""
+        """Copies a file to `path` in the storage, atomically."""
 
         def copy() -> None:
             with source.open("rb") as file, self._replacing(path) as stream:
@@ -96,7 +96,7 @@ class Storage:
         self._with_retry(copy)
 
     def delete(self, path: Path) -> None:
-        """Deletes a file where there is one."""
+        """Deletes a file, if it exists."""
 
         def remove() -> None:
             filesystem, root = self._open()
@@ -106,11 +106,11 @@ class Storage:
         self._with_retry(remove)
 
     def take_over(self, folder: Path, token: str) -> None:
-        """Makes the holder of the token the one who may write a trial's files."""
+        """Gives the holder of a token the right to write a trial's files, and takes it from all others."""
         self._with_retry(lambda: self._write(folder / _OWNER, token.encode()))
 
     def held_by(self, folder: Path, token: str) -> bool:
-        """Whether nobody has taken the trial over since."""
+        """Whether the holder of the token still has that right."""
         return bool(self._with_retry(lambda: self._read(folder / _OWNER)) == token.encode())
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -124,7 +124,7 @@ class Storage:
 
     @contextlib.contextmanager
     def _replacing(self, path: Path) -> Iterator[Any]:
-        """A stream that replaces the file when it is closed; a bucket does that by itself."""
+        """A stream that replaces the file when it is closed, as a bucket does by itself."""
         filesystem, root = self._open()
         target = f"{root}/{self._key(path)}"
         if filesystem.type_name != "local":
@@ -139,7 +139,7 @@ class Storage:
         return path.relative_to(self.root).as_posix()
 
     def _open(self) -> tuple[Any, str]:
-        """The file system and the place of the sweep in it."""
+        """The file system, and the sweep's path in it."""
         from pyarrow import fs
 
         if not self.uri.startswith("s3://"):
@@ -158,7 +158,7 @@ class Storage:
         ), self.uri.removeprefix("s3://")
 
     def _with_retry(self, step: Callable[[], T]) -> T:
-        """Takes a step that needs the storage, and takes it again while that is away; raises StorageError at last."""
+        """Retries an operation with back-off while the storage is unavailable; raises StorageError at last."""
         backoff, warned = Backoff(_MAX_UNAVAILABLE), False
         while True:
             try:

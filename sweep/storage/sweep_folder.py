@@ -1,4 +1,4 @@
-"""A sweep's folder: the names of its files, how it is found, and its lock."""
+"""A sweep's folder: the names of its files, finding it, and its lock."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from trainer.errors import ConfigError
 CONFIG_FILE, EVENTS_FILE, LOG_FILE, MLFLOW_STATE_FILE = "sweep.yaml", "events.jsonl", "sweep.log", "mlflow.json"
 LEADERBOARD_FILE, BEST_FILE, REPORT_FILE = "leaderboard.csv", "best.yaml", "report.html"
 # In a trial's folder, beside the trainer's files:
-TRIAL_LOG = "trial.log"  # what became of it, wherever it ran
-HUNG_FILE = "hung.txt"  # the stacks of its threads when it had reported nothing for nearly too long
-CED_FILE = "ced.png"  # drawn when MLflow gets it
+TRIAL_LOG = "trial.log"  # of all machines that it ran on
+HUNG_FILE = "hung.txt"  # the stacks of its threads shortly before the timeout
+CED_FILE = "ced.png"  # drawn when it is sent to MLflow
 SMALL_FILES = (run_folder.CONFIG_FILE, run_folder.METRICS_FILE, run_folder.FACES_FILE, TRIAL_LOG)  # kept of every trial
 
 
 def find_sweep(name: str | Path, output: Path) -> Path:
-    """The folder of a sweep, given by its name in the output folder or by its folder.
+    """Finds a sweep by its name in the output folder, or by its folder.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such sweep.
     """
     for folder in (output / name, Path(name)):
         if (folder / EVENTS_FILE).exists():
@@ -37,7 +37,7 @@ def find_sweep(name: str | Path, output: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(config: SweepConfig) -> Iterator[None]:
-    """Holds the sweep for this process, which alone may add to its log; raises ConfigError when another holds it."""
+    """Locks the sweep, whose log only one process may append to; raises ConfigError if another one holds the lock."""
     try:
         lock = FileLock(config.folder / ".lock").acquire(timeout=0)
     except Timeout:

@@ -1,4 +1,4 @@
-"""The copy of a trial's folder in the storage, which one worker at a time may write."""
+"""The copy of a trial's folder in the storage, which only one worker at a time may write."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Mirror:
         self._known: dict[str, tuple[int, int]] = {}
 
     def fetch(self, names: tuple[str, ...]) -> None:
-        """Takes the trial over and brings these files here, as far as there are any."""
+        """Takes the trial over, and fetches those of its files that exist."""
         self._storage.take_over(self._path, self._token)
         for name in names:
             if self._storage.fetch(self._path / name, self._folder / name):
                 self._known[name] = _stamp(self._folder / name)
 
     def push(self, first: tuple[str, ...], last: str, *, final: bool = False) -> None:
-        """Copies what has changed: small files always, the `first` ones only before `last`, or at the end.
+        """Copies changed files: small ones always, the `first` ones only before `last`, or at the end.
 
-        So a checkpoint (`last`) in the storage never refers to weights that are not there.
+        So a checkpoint (`last`) in the storage never refers to weights that are missing there.
 
         Raises:
             SupersededError: another worker has taken the trial over.

@@ -154,7 +154,7 @@ def test_an_error_goes_its_way_though_the_command_fails(config, capfd):
 
 
 def test_a_command_that_hangs_is_given_up(config, monkeypatch, capfd):
-    monkeypatch.setattr(end_hook, "_LONGEST", 0.2)
+    monkeypatch.setattr(end_hook, "_TIMEOUT", 0.2)
     with end_hook.at_end(f"exec sleep 60 # {SECRET}", config) as end:
         end.code = 0
     assert capfd.readouterr().err == "--on-end: the command failed (TimeoutExpired)\n"

@@ -17,7 +17,7 @@ def test_outside_of_a_session_none_is_begun() -> None:
         teller.note(1, 0.5)
         time.sleep(1.5)
     assert epoch_progress.read([3]) == {}
-    epoch_progress.forget()
+    epoch_progress.clear()
     assert not ray.is_initialized()
 
 
@@ -53,7 +53,7 @@ def test_the_driver_reads_what_workers_tell_until_it_is_forgotten(ray_is_up) -> 
         4: (2, 0.5),
     }
     assert all(progress.seconds >= 0 for progress in found.values())
-    epoch_progress.forget()
+    epoch_progress.clear()
     assert epoch_progress.read([3, 4]) == {}
 
 
@@ -66,7 +66,7 @@ def test_without_a_store_there_is_nothing_to_read(ray_is_up, monkeypatch) -> Non
 
     monkeypatch.setattr(epoch_progress.internal_kv, "internal_kv_get_gcs_client", Away)
     assert epoch_progress.read([3]) == {}
-    epoch_progress.forget()
+    epoch_progress.clear()
     with epoch_progress.ProgressReporter(3) as teller:
         teller.note(1, 0.5)
         time.sleep(1.5)  # it has tried, and training goes on
