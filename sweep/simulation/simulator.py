@@ -1,7 +1,7 @@
-"""A whole sweep in simulated time: the real study, sampler, pruner and allocation, on recorded learning curves.
+"""Simulates a sweep with the real study, sampler and scheduler on recorded learning curves.
 
-Only what takes long is replaced: training by a `curves.Task`, Ray by a queue of events, the database and the event log
-by memory. Slots have no start-up time.
+Training is replaced by a `SurrogateTask`, Ray by a queue of events, database and event log by memory. Slots have no
+start-up time.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from sweep.search.study import Study
 from sweep.simulation.surrogate import SurrogateTask
 from sweep.storage.event_log import Event
 
-_NOISE = 7  # tells the seeds of noise from those of suggestions
+_NOISE_STREAM = 7  # separates the seeds of noise from those of suggestions
 
 
 @dataclass
 class History:
-    """What a simulated sweep had found after so many epochs and hours; rows are reports, in their order.
+    """The progress of a simulated sweep; rows are reports, in order.
 
     Attributes:
-        epochs: spent so far by all trials.
+        epochs: trained so far by all trials.
         hours: simulated.
-        found: lowest validation NME seen so far.
-        true: mean NME over seeds of the configuration that the sweep would have chosen then.
+        found: lowest validation NME so far.
+        true: mean NME over seeds of the configuration that the sweep would choose then.
         records: the trials at the end.
     """
 
@@ -49,18 +49,18 @@ class History:
     records: list[TrialRecord] = field(default_factory=list)
 
     def note(self, hours: float, nme: float, true: float) -> None:
-        """Adds a report and the true NME of what is chosen after it."""
+        """Adds a report and the true NME of the configuration chosen after it."""
         self.epochs.append(len(self.epochs) + 1)
         self.hours.append(hours)
         self.found.append(min([nme, *self.found[-1:]]))
         self.true.append(true)
 
     def at_epochs(self, grid: NDArray[np.int64]) -> NDArray[np.float64]:
-        """`true` after so many epochs; infinite before the first report."""
+        """`true` after these epochs; infinite before the first report."""
         return _last_before(self.epochs, self.true, grid)
 
     def at_hours(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`true` after so many hours."""
+        """`true` after these hours."""
         return _last_before(self.hours, self.true, grid)
 
 
@@ -70,13 +70,13 @@ def _last_before(xs: list[int] | list[float], ys: list[float], grid: NDArray) ->
 
 
 class _Memory:
-    """An event log that nobody reads."""
+    """An event log that keeps nothing."""
 
     def append(self, event: Event) -> None:
-        """Forgets it."""
+        """Does nothing."""
 
     def read(self) -> Iterator[tuple[Event, int]]:
-        """A new sweep has no past."""
+        """No events."""
         return iter(())
 
 
@@ -119,7 +119,7 @@ def simulate(config: SweepConfig, task: SurrogateTask, slots: int, seed: int) ->
         seed: of the suggestions and of the training noise.
     """
     config = config.model_copy(update={"seed": seed})
-    vars(config).pop("trials_known", None)  # was remembered for the other seed
+    vars(config).pop("trials_known", None)  # a cached property that depends on the seed
     clock = Clock()
     controller = SweepController(config, Study.in_memory(config), _Memory(), lambda: clock.hours * 3600)
     history = play(controller, task, slots, seed, partial(_choice, controller), clock, hours=config.hours or math.inf)
@@ -138,7 +138,7 @@ def play(
     hours: float = math.inf,
     epochs: float = math.inf,
 ) -> History:
-    """Trains what a searcher asks for, event by event, until it has no more to do or hours or epochs are spent."""
+    """Trains the trials of a searcher, event by event, until it has no more or hours or epochs are spent."""
     history, queue, curves = History(), list[tuple[float, int, int]](), dict[int, NDArray[np.float64]]()
     true_nme = functools.cache(lambda number: task.true_nme(searcher.record(number).params))
     order, idle, chosen = itertools.count(), slots, None
@@ -175,12 +175,12 @@ def play(
 
 
 def best_so_far(task: SurrogateTask, params: Params, seed: int, number: int) -> NDArray[np.float64]:
-    """The lowest NME by epoch of trial `number` of a simulation: (E,), or shorter where it diverges."""
-    return np.minimum.accumulate(task.curve(params, derived_seed(seed, number, _NOISE)))
+    """The lowest NME so far by epoch of a trial, (E,), or shorter if it diverges."""
+    return np.minimum.accumulate(task.curve(params, derived_seed(seed, number, _NOISE_STREAM)))
 
 
 def _choice(controller: SweepController, before: TrialRecord | None, reported: TrialRecord) -> TrialRecord:
-    """What the sweep would choose now, if the trial that leads were complete: it will be."""
+    """The trial the sweep would choose now, if the leader, which will be completed, were complete."""
     leader = [] if controller.leader is None else [replace(controller.leader, state=State.COMPLETE)]
     others = [r for r in controller.finalists if not leader or r.number != leader[0].number]
     return best([*others, *leader]) or before or reported

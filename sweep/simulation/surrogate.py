@@ -1,4 +1,4 @@
-"""Recorded learning curves of many configurations, and what a simulation trains on between them.
+"""Surrogate tasks for simulations: learning curves for any configuration, from recorded ones.
 
 Legend: C recorded configurations, E epochs, D coordinates of a point of the search space, each in [0, 1].
 """
@@ -29,7 +29,7 @@ _NEIGHBOURS = 4  # repeated configurations whose noise a point may get
 
 
 class SurrogateTask(ABC):
-    """What a simulation trains on: any point of the space has a learning curve, for any seed.
+    """A task with a learning curve for any point of the space and any seed.
 
     Attributes:
         epochs: of a whole training.
@@ -39,15 +39,15 @@ class SurrogateTask(ABC):
 
     @abstractmethod
     def seconds(self, epoch: int) -> float:
-        """How long an epoch takes."""
+        """Duration of an epoch."""
 
     @abstractmethod
     def curve(self, params: Params, seed: int) -> NDArray[np.float64]:
-        """Validation NME by epoch, (E,) or shorter where the training diverges."""
+        """Validation NME by epoch, (E,), or shorter if the training diverges."""
 
     @abstractmethod
     def true_nme(self, params: Params) -> float:
-        """The mean over seeds of the best validation NME of a whole training; infinite where it diverges."""
+        """The mean over seeds of the best validation NME of a whole training; infinite if it diverges."""
 
     @property
     @abstractmethod
@@ -56,16 +56,16 @@ class SurrogateTask(ABC):
 
 
 class RecordedTask(SurrogateTask):
-    """A task between recorded trainings.
+    """A task made of recorded trainings.
 
     Args:
-        curves: what was recorded.
-        dimensions: the search space; all of it must be recorded.
-        epochs: of a training; None: as many as were recorded. Else the curves are stretched to it, as if a schedule
-            of another length went through the same stages; before the first recorded epoch they are flat.
+        curves: the recorded trainings.
+        dimensions: the search space, all of whose parameters must be recorded.
+        epochs: of a training; None: as recorded. Otherwise the curves are stretched, as if a schedule of another
+            length went through the same stages; before the first recorded epoch they are constant.
 
     Raises:
-        ConfigError: a parameter was not recorded, or with values that the space cannot have.
+        ConfigError: a parameter was not recorded, or with values that are not in the space.
     """
 
     def __init__(self, curves: RecordedCurves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
@@ -81,15 +81,12 @@ class RecordedTask(SurrogateTask):
         self._seconds = np.median(seconds, axis=0)  # (E,)
 
     def seconds(self, epoch: int) -> float:
-        """How long an epoch takes: the median of the recorded trainings."""
+        """The median duration of the epoch over the recorded trainings."""
         return float(self._seconds[epoch - 1])
 
 
 class NearestTask(RecordedTask):
-    """Trains the recorded configuration that is nearest to the point, with one of the seeds that it was recorded with.
-
-    Nothing is made up, as between many parameters there is nothing to go by.
-    """
+    """Replays the nearest recorded configuration, with one of its recorded seeds, and interpolates nothing."""
 
     def __init__(self, curves: RecordedCurves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
         super().__init__(curves, dimensions, epochs)
@@ -130,12 +127,11 @@ class NearestTask(RecordedTask):
 
 
 class SmoothTask(RecordedTask):
-    """A surface through what was recorded, for few parameters that were recorded on a grid.
+    """A smooth surface through few parameters that were recorded on a grid, with realistic noise.
 
-    The logarithm of the NME is averaged over the recorded configurations around the point, by a Gaussian of the
-    distance whose width is that to the nearest neighbour. Noise comes on top: how the real trainings of the nearest
-    repeated configurations lay about their means, whole curves, mixed two and two. Where the nearest recorded training
-    diverged, so does the simulated one.
+    The logarithm of the NME is a kernel average over recorded configurations, with a Gaussian of the distance to the
+    nearest neighbour. The noise consists of residual curves of the nearest repeated configurations, mixed in pairs. The
+    simulated training diverges if the nearest recorded one did.
     """
 
     def __init__(self, curves: RecordedCurves, dimensions: Sequence[Dimension], epochs: int | None = None) -> None:
@@ -203,7 +199,7 @@ def _check_recorded(d: Dimension, values: Sequence[Value]) -> None:
 
 
 def _stretched(values: Sequence[float], epochs: int) -> NDArray[np.float64]:
-    """What was recorded by epoch, (R,), at the same parts of a training of another length, (E,)."""
+    """Stretches values by epoch, (R,), to a training of another length, (E,)."""
     recorded = len(values)
     if recorded == epochs:
         return np.array(values)
@@ -211,7 +207,7 @@ def _stretched(values: Sequence[float], epochs: int) -> NDArray[np.float64]:
 
 
 def _residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """About the mean of each epoch, enlarged for the mean being one of these few runs."""
+    """Deviations from the mean of each epoch, scaled to be unbiased for so few runs."""
     return (logs - logs.mean(0)) * math.sqrt(len(logs) / (len(logs) - 1))
 
 

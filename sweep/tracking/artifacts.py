@@ -1,4 +1,4 @@
-"""A sweep's projector, and the files it uploads: error curves are drawn, files of other machines fetched, when due."""
+"""Makes a sweep's MlflowSync, and provides the files it uploads: draws error curves, fetches remote files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def render(path: Path, threshold: float) -> None:
-    """Draws a trial's picture that does not exist yet, up to an NME, if its folder holds what it is drawn from."""
+    """Draws a trial's error curve up to the NME `threshold`, if it does not exist yet and its data does."""
     errors = path.parent / FACES_FILE
     if path.name == CED_FILE and not path.exists() and errors.exists():
         draw_ced(np.load(errors), path, f"trial {int(path.parent.name)}", threshold)
@@ -51,7 +51,7 @@ def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float) -> None:
 
 
 def make_mlflow_sync(config: SweepConfig, storage: Storage | None = None) -> MlflowSync:
-    """The projection of a sweep's event log into its MLflow store; files that are not here come from the storage."""
+    """The projection of a sweep's event log into its MLflow store; missing files are fetched from the storage."""
     output = config.folder.parent
     uri = resolve_uri(config.mlflow_uri, output)
     return MlflowSync(
@@ -65,7 +65,7 @@ def make_mlflow_sync(config: SweepConfig, storage: Storage | None = None) -> Mlf
 
 
 def _supply(storage: Storage | None, threshold: float, path: Path) -> None:
-    """Brings a file here that is about to be sent, or draws it."""
+    """Fetches or draws a file that is about to be uploaded."""
     source = path.with_name(FACES_FILE) if path.name == CED_FILE else path
     if storage is not None and not source.exists():
         with contextlib.suppress(StorageError):
@@ -74,13 +74,13 @@ def _supply(storage: Storage | None, threshold: float, path: Path) -> None:
 
 
 def mlflow_page(config: SweepConfig) -> str:
-    """Where the sweep's experiment lies on an MLflow server, in the view for training (its first is another)."""
+    """Path of the sweep's experiment on an MLflow server, in the view for training, which is not the default."""
     number = make_mlflow_sync(config).experiment_id
     return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
 
 
 def send(config: SweepConfig) -> bool:
-    """Sends to MLflow what it lacks of a sweep; False, with a warning logged, when that is not possible now."""
+    """Sends the rest of a sweep to MLflow; False, with a warning logged, if that is not possible now."""
     try:
         make_mlflow_sync(config).catch_up()
     except TrackingUnavailable as error:

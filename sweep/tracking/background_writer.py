@@ -1,4 +1,4 @@
-"""The thread that keeps MLflow in step with the event log."""
+"""A thread that keeps MLflow up to date with the event log."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Source(Protocol):
 
 
 class BackgroundWriter:
-    """A daemon thread that keeps MLflow in step with the event log and never troubles the driver.
+    """A daemon thread that keeps MLflow up to date with the event log and never blocks the driver.
 
-    It projects about once a second when woken, tries again after 1, 2, 4 ... `longest_pause` seconds when MLflow is
-    away, and logs one warning an outage.
+    It sends about once a second when woken, retries after 1, 2, 4 ... `longest_pause` seconds while MLflow is
+    unavailable, and logs one warning per outage.
     """
 
     def __init__(self, projector: Source, interval: float = 1.0, longest_pause: float = 30.0) -> None:
-        self.last_error: Exception | None = None  # of the last attempt; None when it went well
+        self.last_error: Exception | None = None  # of the last attempt; None if it succeeded
         self._projector, self._interval, self._longest_pause = projector, interval, longest_pause
         self._woken, self._closing = threading.Event(), threading.Event()
         self._deadline = float("inf")
@@ -42,20 +42,20 @@ class BackgroundWriter:
 
     @property
     def lag(self) -> int:
-        """Events in the log that MLflow has not got yet."""
+        """Number of events that MLflow lacks."""
         return self._projector.lag
 
     def start(self) -> None:
-        """Starts the thread; what an earlier driver left unsent goes first."""
+        """Starts the thread; events left by an earlier driver are sent first."""
         self._woken.set()
         self._thread.start()
 
     def wake(self) -> None:
-        """Tells that the log has grown; returns at once."""
+        """Signals that the log has grown; returns at once."""
         self._woken.set()
 
     def close(self, timeout_seconds: float) -> bool:
-        """Sends the rest, trying for at most the given time; True when MLflow has everything."""
+        """Sends the rest for at most the given time; True if MLflow has everything."""
         self._deadline = time.monotonic() + timeout_seconds
         self._closing.set()
         self._woken.set()
@@ -77,14 +77,14 @@ class BackgroundWriter:
                     return
                 time.sleep(min(self._interval, left))
             else:
-                # Also the limit of one batch an interval; close() cuts it short.
+                # also limits the rate to one batch per interval; close() interrupts it
                 self._closing.wait(min(self._interval * 2 ** max(0, failures - 1), self._longest_pause))
 
     def _attempt(self) -> None:
         before = self.last_error
         try:
             sent = self._projector.catch_up()
-        except Exception as error:  # a fault of the display must not end the training
+        except Exception as error:  # an error of MLflow must not end the training
             self.last_error = error
             if isinstance(error, TrackingUnavailable):
                 if not isinstance(before, TrackingUnavailable):

@@ -1,4 +1,4 @@
-"""The MLflow store: its experiment, its runs, and what it means when it does not answer."""
+"""The MLflow store: its experiment, its runs, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _ID, _TRIAL = "starsweep.id", "starsweep.trial"
-# Retrying is the writer's job: a hidden second POST of create_run after a timeout would make a second run.
+# The writer retries: a hidden second POST of create_run after a timeout would create a second run.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; a checkpoint may take a server that long to store
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; storing a checkpoint may take that long
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-# mlflow's error codes for "not now" and "not you"; the others mean that the request itself was wrong.
+# Error codes of unavailability and of missing rights; the others mean that the request was wrong.
 _AWAY = frozenset(
     {
         "INTERNAL_ERROR",
@@ -47,7 +47,7 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the 
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turns every way in which a server or database can be away into TrackingUnavailable."""
+    """Turns all errors of an unavailable server or database into TrackingUnavailable."""
     try:
         yield
     except Exception as error:
@@ -67,7 +67,7 @@ def translated(uri: str) -> Iterator[None]:
 
 @dataclass
 class _RunState:
-    """What is known of a run on the server without asking again."""
+    """A run on the server, as last known."""
 
     run_id: str
     status: str
@@ -75,18 +75,18 @@ class _RunState:
 
 
 class MlflowRuns:
-    """A connection: the experiment and the living runs of one sweep. Raises what mlflow raises."""
+    """A connection: the experiment and the runs of one sweep. Raises mlflow's errors."""
 
     def __init__(self, uri: str, experiment: str, sweep_id: str, artifact_root: Path | None) -> None:
         self._client = connect(uri)
         self._sweep_id = sweep_id
         if uri.startswith(("http", "databricks")):
-            artifact_root = None  # a server has its own place
+            artifact_root = None  # a server has a root of its own
         self.experiment_id = self._find_experiment(experiment, artifact_root)
         self.runs = self._find_runs()
 
     def send(self, key: str, update: RunUpdate, sweep: str) -> None:
-        """Brings the run up to the update; makes it when there is none."""
+        """Applies an update to its run, which is created if there is none."""
         from mlflow.entities import Metric, Param, RunTag
 
         tags = {"starsweep.sweep": sweep, **update.tags} if update.started else dict(update.tags)
@@ -110,7 +110,7 @@ class MlflowRuns:
         run.status = update.status or run.status
 
     def upload(self, key: str, artifact: Artifact) -> None:
-        """Puts the artifact into the run; a file that is not there, or that the server will never take, is skipped."""
+        """Uploads an artifact; a file that is missing, or that the server refuses for good, is skipped."""
         run_id = self.runs[key].run_id
         if artifact.path is None:
             self._client.log_text(run_id, artifact.text, artifact.name)
@@ -150,8 +150,8 @@ class MlflowRuns:
         return str(experiment.experiment_id)
 
     def _find_runs(self) -> dict[str, _RunState]:
-        """The runs of this sweep. A run that is there twice was made by a request that came to nothing here, and was
-        carried out there all the same; the later one is deleted."""
+        """The runs of this sweep. A request that timed out here may have created a run there; of duplicates, the later
+        one is deleted."""
         query, token = f"tags.`{_ID}` = '{self._sweep_id}'", None
         runs: dict[str, _RunState] = {}
         surplus: list[str] = []
@@ -172,12 +172,12 @@ class MlflowRuns:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store, whose tables are made where there are none."""
+    """A client of the store, whose tables are created if necessary."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    # Not the whole of mlflow: only the chatter about schemas, and about every retry of a database that is away.
+    # only these two: they log every step of a schema, and every retry of an unavailable database
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
@@ -186,9 +186,9 @@ def connect(uri: str) -> MlflowClient:
 
 
 def _make_tables(database: Path) -> None:
-    """Makes the tables of a new store in a file beside it, which takes its place whole.
+    """Creates the tables of a new store in a temporary file that replaces it atomically.
 
-    MLflow makes them one by one, and can never use a database again in which a kill left half of them.
+    MLflow creates them one by one, and cannot use a database that a kill left with half of them.
     """
     from mlflow import MlflowClient
 

@@ -1,4 +1,4 @@
-"""MLflow's model registry: the best model of a sweep under a name, as what anybody can load by its alias."""
+"""MLflow's model registry: registers the best model of a sweep, to be loaded by its alias."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 _NEEDED = ("torch", "torchvision", "numpy", "opencv-python-headless", "pydantic", "pyyaml", "filelock")
-_CHECKPOINT_TAG = "starsweep.checkpoint"  # its hash, so that the same weights are not registered twice
+_CHECKPOINT_TAG = "starsweep.checkpoint"  # hash of the weights, so that they are registered only once
 
 
 def register(uri: str, run_id: str, name: str, checkpoint: Path, tags: dict[str, str]) -> tuple[str, bool]:
@@ -75,7 +75,7 @@ def _add(client: MlflowClient, run_id: str, name: str, checkpoint: Path, tags: d
 
 
 def _save(path: Path, checkpoint: Path) -> None:
-    """Writes the model as mlflow.pyfunc stores it, without making it a run's or anybody's active model."""
+    """Writes the model in the format of mlflow.pyfunc, without a run."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -87,7 +87,7 @@ def _save(path: Path, checkpoint: Path) -> None:
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, count, 2))]),
     )
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it advises to write type hints
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it recommends type hints
     mlflow.pyfunc.save_model(
         path=str(path),
         loader_module="trainer.serving",
@@ -100,7 +100,7 @@ def _save(path: Path, checkpoint: Path) -> None:
 
 
 def _pinned(package: str) -> str:
-    """Such as torch==2.14.1, without a build's own suffix, which no registry has."""
+    """A requirement such as torch==2.14.1, without a local version suffix."""
     try:
         return f"{package}=={version(package).partition('+')[0]}"
     except PackageNotFoundError:  # OpenCV has several packages
@@ -108,7 +108,7 @@ def _pinned(package: str) -> str:
 
 
 def _example() -> Any:
-    """One drawn face, (1, H, W, 3): nobody's picture."""
+    """One synthetic face, (1, H, W, 3)."""
     from trainer.synthetic import draw_face
 
     return np.ascontiguousarray(draw_face(0, 0, size=64).image[..., ::-1])[None]

@@ -1,9 +1,9 @@
-"""MLflow as a projection of the event log: one parent run a sweep, one child run a trial.
+"""MLflow as a projection of the event log: a parent run per sweep, a child run per trial.
 
-Whatever happens, sending the log again is harmless: runs are found by tags before they are made, params are sent once,
-and MLflow stores a metric that comes twice with the same step, time and value once. So the server may be away, runs may
-be deleted by hand and the cache of what was sent (`Progress`) may be lost. `sweep.tracking.mlflow_client` speaks with
-the server; it imports mlflow at the first connection, which takes seconds and belongs into the writer's thread.
+Sending the log again is always harmless: runs are found by tags before they are created, params are sent once, and
+MLflow stores a metric with the same step, time and value only once. So the server may be unavailable, runs may be
+deleted by hand, and the cache of what was sent (`Progress`) may be lost. `sweep.tracking.mlflow_client` imports mlflow
+at the first connection: that takes seconds, which the writer's thread has.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from trainer.atomic_file import replacing
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1000  # events between two saves of the progress
-_GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"})  # as for a deleted run
+_DELETED_RUN = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"})
 
 
 class MlflowSync:
-    """Sends the event log of one sweep to MLflow, from where it stopped last.
+    """Sends the event log of one sweep to MLflow, from the last offset on.
 
     Args:
         log_path: The event log; it is only read.
@@ -56,13 +56,13 @@ class MlflowSync:
         self._lock = FileLock(state_path.with_suffix(".lock"))
         self._server: MlflowRuns | None = None
         self._name = ""  # of the sweep
-        self._refused_at = -1  # the offset at which a request was refused, to try it once more
+        self._refused_at = -1  # offset at which a request was refused, which is tried once more
         self._progress = Progress()
         self._load()
 
     @property
     def lag(self) -> int:
-        """Whole events in the log that are not sent yet; usable from any thread."""
+        """Number of events that are not sent yet; callable from any thread."""
         if not self._log_path.exists():
             return 0
         with self._log_path.open("rb") as file:
@@ -71,7 +71,7 @@ class MlflowSync:
 
     @property
     def experiment_id(self) -> str:
-        """Of the experiment that holds the runs; empty while nothing was sent."""
+        """Id of the experiment; empty while nothing was sent."""
         return self._progress.experiment_id
 
     def run_id(self, key: str) -> str | None:
@@ -112,16 +112,16 @@ class MlflowSync:
         return sent
 
     def _load(self) -> None:
-        """Takes over what another process sent meanwhile; starts from nothing for another log or another server."""
+        """Loads the progress, which another process may have advanced; resets it for another log or server."""
         sweep_id, self._name = identify(self._log_path)
         known, self._progress = self._progress, Progress.load(self._state_path)
         if (self._progress.tracking_uri, self._progress.sweep_id) != (redact(self._uri), sweep_id):
             self._progress = Progress(tracking_uri=redact(self._uri), sweep_id=sweep_id)
         if self._progress.offset != known.offset or sweep_id != known.sweep_id:
-            self._server = None  # its picture of the runs is old
+            self._server = None  # its runs are outdated
 
     def _connected(self) -> MlflowRuns:
-        """A new connection; the log starts over when runs that were made before are gone."""
+        """A new connection; the log is sent again from its start if runs were deleted."""
         progress = self._progress
         with translated(self._uri):
             server = MlflowRuns(self._uri, self._experiment, progress.sweep_id, self._artifact_root)
@@ -136,7 +136,7 @@ class MlflowSync:
         return server
 
     def _deliver(self, server: MlflowRuns, events: list[Event], end: int) -> bool:
-        """Sends one stretch and notes its end; False when a new connection has to try again."""
+        """Sends a stretch of events and saves the progress; False if it must be retried on a new connection."""
         progress, start = self._progress, self._progress.offset
         updates = fold(events, lambda trial: LogState.of(read_events(self._log_path)).records[trial])
         try:
@@ -146,7 +146,7 @@ class MlflowSync:
         except Exception as error:
             self._server = None
             self._remember(server)
-            if getattr(error, "error_code", None) in _GONE and self._refused_at != start:
+            if getattr(error, "error_code", None) in _DELETED_RUN and self._refused_at != start:
                 self._refused_at = start
                 return False
             self._refused_at = -1
@@ -157,7 +157,7 @@ class MlflowSync:
         progress.offset = end
         self._remember(server)
         if any(event.kind is EventKind.SWEEP_ENDED for event in events):
-            self._server = None  # a new connection looks for runs that were deleted meanwhile, or made twice
+            self._server = None  # a new connection looks for deleted and duplicate runs
         return True
 
     def _upload_next(self, server: MlflowRuns) -> None:
@@ -171,7 +171,7 @@ class MlflowSync:
             self._server = None
             raise
         del self._progress.waiting[0]
-        if not self._progress.waiting:  # not after each: one that is sent again replaces itself
+        if not self._progress.waiting:  # not after each: uploading one again is harmless
             self._remember(server)
 
     def _remember(self, server: MlflowRuns) -> None:
@@ -184,7 +184,7 @@ class MlflowSync:
 
 @dataclass
 class Progress:
-    """How far the log was sent, and where to. Only a cache: everything in it can be found again on the server.
+    """How much of the log was sent, and where. Only a cache: all of it can be found on the server.
 
     Attributes:
         tracking_uri: Without its password.
@@ -204,7 +204,7 @@ class Progress:
 
     @classmethod
     def load(cls, path: Path) -> Progress:
-        """What was saved; a fresh one when there is none or it cannot be read."""
+        """The saved progress; a new one if there is none or it is damaged."""
         try:
             saved = json.loads(path.read_text())
             waiting = [(str(key), Artifact(**artifact)) for key, artifact in saved.pop("waiting")]
@@ -213,7 +213,7 @@ class Progress:
             return cls()
 
     def save(self, path: Path) -> None:
-        """Replaces the file in one step."""
+        """Replaces the file atomically."""
         waiting = [(key, vars(artifact)) for key, artifact in self.waiting]
         with replacing(path) as temporary:  # no indent: it would take ten times as long
             temporary.write_text(json.dumps(vars(self) | {"waiting": waiting}))

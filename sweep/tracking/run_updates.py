@@ -1,7 +1,7 @@
-"""The half of the MLflow projection that knows no MLflow: what the events say each run should look like.
+"""The part of the MLflow projection without MLflow: the updates of runs that follow from events.
 
-`fold` turns a stretch of the event log into one `RunUpdate` a run, so that a batch costs a few calls a run however many
-reports it holds. `sweep.tracking.projector` sends them.
+`fold` turns a stretch of the event log into one `RunUpdate` per run, so that a batch costs a few calls per run, however
+many reports it contains. `sweep.tracking.projector` sends them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file to show with a run: a local path, or a text with the name it gets; `folder` is the place in the run."""
+    """A file of a run: a local path, or a text with a name; `folder` is its folder in the run."""
 
     path: str | None = None
     name: str = ""
@@ -38,7 +38,7 @@ class Artifact:
 
 @dataclass
 class RunUpdate:
-    """What a stretch of the log says about one run. `metrics` holds (key, value, milliseconds, step)."""
+    """Changes of one run by a stretch of the log. `metrics` holds (key, value, milliseconds, step)."""
 
     started: int | None = None  # milliseconds, as all times here
     name: str | None = None
@@ -103,8 +103,8 @@ def _start_sweep(update: RunUpdate, event: Event) -> None:
     data = event.data
     update.started, update.name = update.started or _ms(event.time), str(data["name"])
     update.tags |= {str(key): str(value)[:_MAX_TAG] for key, value in data["tags"].items()}
-    # Ticking this run in MLflow ticks its trials, and Compare takes a setting that one run lacks for one that differs.
-    # A searched one has no value here: of "NaN" the plot draws no line, of a missing one it draws a line at the top.
+    # Selecting this run in MLflow selects its trials, and Compare treats a param that one run lacks as different. So
+    # searched settings are here, with "NaN": the plot draws no line for it, but one at the top for a missing param.
     update.params = flatten(data["config"].get("train", {})) | dict.fromkeys(data["config"].get("space", {}), "NaN")
     update.params.pop("run.output", None)
     update.status, update.ended = "RUNNING", None
@@ -120,7 +120,7 @@ def _end_sweep(updates: dict[str, RunUpdate], event: Event, record: Callable[[in
         artifacts = [Artifact(path=str(path), folder=CHECKPOINT_FOLDER) for path in paths]
         updates.setdefault(str(trial), RunUpdate()).artifacts += artifacts
     if data["best_trial"] is not None:
-        # Tags, not params: another trial may be the best after the sweep is continued, and params cannot change.
+        # tags, as params cannot change, and the best trial may when the sweep is continued
         best = record(data["best_trial"])
         update.tags |= {f"best.{key}": str(value) for key, value in best.params.items()}
         update.tags["best.trial"] = str(best.number)
@@ -133,7 +133,7 @@ def _start_trial(update: RunUpdate, event: Event) -> None:
     assert event.trial is not None
     update.started, update.name = update.started or _ms(event.time), trial_name(event.trial, data["params"])
     update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
-    if "run.output" in update.params:  # a tag: as a parameter, it would be the one that differs between all trials
+    if "run.output" in update.params:  # a tag: as a param it would differ between all trials
         update.tags["starsweep.folder"] = update.params.pop("run.output")[:_MAX_TAG]
     update.tags["starsweep.state"] = "RUNNING"
     if data.get("hash") is not None:
@@ -157,7 +157,7 @@ def _end_trial(update: RunUpdate, event: Event) -> None:
 
 
 def _no_nme(event: Event) -> tuple[str, float, int, int]:
-    """No number, but there: MLflow's Compare draws by default only a metric that all selected runs have."""
+    """The metric with NaN: MLflow's Compare draws by default only metrics that all selected runs have."""
     return "best_nme", math.nan, _ms(event.time), 0
 
 
@@ -170,7 +170,7 @@ def _end_as(update: RunUpdate, state: str, reason: str | None) -> None:
 
 
 def rerun_key(event: Event) -> str:
-    """The key of a rerun's run: its name; one that failed keeps a run of its own, since it may be trained again."""
+    """The key of a rerun's run: its name; a failed one keeps a run of its own, as it may be trained again."""
     data = event.data
     return str(data["run"]) if data["state"] == "COMPLETE" else f"{data['run']} failed {_ms(event.time)}"
 
