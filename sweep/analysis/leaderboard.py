@@ -18,18 +18,29 @@ def markdown(records: Sequence[TrialRecord], objectives: Sequence[str] = ("nme",
     """The best trials as a Markdown table, under one line that sums the sweep up and what else there is to say."""
     ranked = rank(records)
     keys = list(dict.fromkeys(key for r in ranked for key in r.params))
-    lines = [
-        summary_line(records),
-        *notes(records, objectives),
-        "",
-        "| trial | state | best val NME | epochs | " + " | ".join(short_name(k) for k in keys) + " |",
-        "|" + "---|" * (4 + len(keys)),
-    ]
-    for r in ranked[:rows]:
-        nme = "-" if r.best_nme is None else f"{r.best_nme:.2%}"
-        values = " | ".join(format_value(r.params[k]) if k in r.params else "-" for k in keys)
-        lines.append(f"| {r.number} | {r.state.value} | {nme} | {r.epochs} | {values} |")
-    return "\n".join(lines)
+    head, *table = [f"| {' | '.join(row)} |" for row in (columns(keys), *(cells(r, keys) for r in ranked[:rows]))]
+    rule = "|" + "---|" * len(columns(keys))
+    return "\n".join([summary_line(records), *notes(records, objectives), "", head, rule, *table])
+
+
+def columns(keys: Sequence[str]) -> list[str]:
+    """Headings of a table of trials with these searched parameters."""
+    return ["trial", "state", "best val NME", "epochs", *map(short_name, keys)]
+
+
+def cells(record: TrialRecord, keys: Sequence[str]) -> list[str]:
+    """A trial as texts under these headings."""
+    return [str(record.number), record.state.value, nme_text(record), str(record.epochs), *value_texts(record, keys)]
+
+
+def nme_text(record: TrialRecord) -> str:
+    """The best NME of a trial, such as '5.92%'."""
+    return "-" if record.best_nme is None else f"{record.best_nme:.2%}"
+
+
+def value_texts(record: TrialRecord, keys: Sequence[str]) -> list[str]:
+    """The values of these parameters; '-' for those that the trial does not have."""
+    return [format_value(record.params[key]) if key in record.params else "-" for key in keys]
 
 
 def summary_line(records: Sequence[TrialRecord]) -> str:

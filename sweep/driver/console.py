@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.analysis.leaderboard import summary_line
+from sweep.analysis.leaderboard import nme_text, summary_line, value_texts
 from sweep.analysis.time_forecast import Outlook
 from sweep.core.config import SweepConfig
-from sweep.core.formatting import format_params, format_value, short_name
+from sweep.core.formatting import format_params, short_name
 from sweep.core.trial import Progress, State, TrialRecord, share_of_epoch
 from sweep.search.ranking import best, rank
 from sweep.storage.event_log import Event, EventKind
@@ -172,9 +172,8 @@ def results_table(
         cells: list[Any] = [str(r.number), Text(r.state.value, style=r.state.traits.style)]
         share = share_of_epoch(r, running or {})
         cells.append(f"{r.epochs}/{config.train.optim.epochs}" + (f" +{share:.0%}" if share else ""))
-        cells += [format_value(r.params[key]) if key in r.params else "-" for key in keys]
-        nme = "-" if r.best_nme is None else f"{r.best_nme:.2%}"
-        cells.append(Text(nme, style="bold green" if winner and r.number == winner.number else ""))
+        cells += value_texts(r, keys)
+        cells.append(Text(nme_text(r), style="bold green" if winner and r.number == winner.number else ""))
         if speeds is not None:
             cells.append(f"{speeds[r.number]:.0f}" if r.number in speeds else "-")
         table.add_row(*cells)

@@ -14,10 +14,10 @@ from typing import Any
 
 from sweep.analysis.budget_forecast import doubling_text
 from sweep.analysis.error_analysis import ErrorAnalysis, analyse_errors
-from sweep.analysis.leaderboard import notes, summary_line
+from sweep.analysis.leaderboard import cells, columns, notes, summary_line
 from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.config import SweepConfig
-from sweep.core.formatting import format_value, short_name
+from sweep.core.formatting import short_name
 from sweep.reporting.report_text import (
     CED,
     CURVES,
@@ -163,12 +163,7 @@ def _summary(sweep: SweepResult) -> str:
 
 def _leaderboard(sweep: SweepResult, most: int = 10) -> str:
     keys = [d.key for d in sweep.config.dimensions]
-    rows = [
-        [str(r.number), r.state.value, "-" if r.best_nme is None else f"{r.best_nme:.2%}", str(r.epochs)]
-        + [format_value(r.params[key]) if key in r.params else "-" for key in keys]
-        for r in sweep.ranked[:most]
-    ]
-    return _table(["trial", "state", "best val NME", "epochs", *map(short_name, keys)], rows)
+    return _table(columns(keys), [cells(r, keys) for r in sweep.ranked[:most]])
 
 
 def _measured(sweep: SweepResult) -> ErrorAnalysis | None:
