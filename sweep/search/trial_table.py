@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import overload
 
 from sweep.core.config import SweepConfig
 from sweep.core.trial import State, TrialRecord
@@ -48,8 +48,14 @@ class TrialTable(Sequence[TrialRecord]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, number: Any) -> Any:
-        return self._records[number]
+    @overload
+    def __getitem__(self, number: int) -> TrialRecord: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[TrialRecord]: ...
+
+    def __getitem__(self, number: int | slice) -> TrialRecord | Sequence[TrialRecord]:
+        return list(self)[number] if isinstance(number, slice) else self._records[number]
 
     def __iter__(self) -> Iterator[TrialRecord]:
         return iter(list(self._records.values()))  # a copy, made in one step: the terminal reads it from another thread

@@ -39,7 +39,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         """
         return self._normalise(input) if self.training else super().forward(input)
 
-    @torch.compiler.disable  # the exchange is not compiled
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the exchange is not compiled
     def _normalise(self, x: Tensor) -> Tensor:
         mean, var, count = _global_statistics(x.detach())
         if count < 2:
