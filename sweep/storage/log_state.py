@@ -72,5 +72,5 @@ class LogState:
     def _reported(self, record: TrialRecord, epoch: int, metrics: dict[str, float]) -> TrialRecord:
         self.history.setdefault(record.number, {})[epoch] = metrics
         seconds = sum(row.get(EPOCH_SECONDS, 0.0) for row in self.history[record.number].values())
-        curve = {**record.curve, epoch: metrics[BEST_NME]}
+        curve = {**record.curve, epoch: metrics[BEST_NME]} if BEST_NME in metrics else record.curve
         return replace(record, curve=curve, seconds=round(seconds, 3), metrics=metrics)
