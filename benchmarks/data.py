@@ -23,12 +23,13 @@ import cv2
 import numpy as np
 
 from benchmarks.measuring import Table, milliseconds, time_in_turn
-from trainer.config import DataConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import crop_cache
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
 from trainer.data.face_table import read_split
 from trainer.data.images import crop_face, read_picture
+from trainer.data_config import DataConfig
 from trainer.synthetic import draw_face
 
 FACES, SIDE, SIZE, QUALITY, ROUNDS = 64, 1024, 256, 90, 15

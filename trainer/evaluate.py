@@ -16,9 +16,9 @@ from trainer.metric_names import rate_label, rates_in
 from trainer.settings import ArgumentParser
 
 if TYPE_CHECKING:
-    from trainer.config import DataConfig
     from trainer.data.crops import CropSplit
     from trainer.data.face_table import Split
+    from trainer.data_config import DataConfig
 
 
 def build_parser() -> ArgumentParser:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.config import DataConfig
 from trainer.data.crop_cache import load_split
 from trainer.data.face_table import FaceTable, read_split
+from trainer.data_config import DataConfig
 from trainer.errors import DataError
 
 WFLW_LINES, WFLW_FILES, W300_POINTS, W300_LISTS, COCO_ENTRIES, COCO_FILES = 3500, 1000, 2000, 1000, 2000, 1000

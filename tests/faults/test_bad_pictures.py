@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import DataConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
 from trainer.data.images import crop_face, read_picture
+from trainer.data_config import DataConfig
 from trainer.errors import DataError
 from trainer.model import LandmarkNet
 from trainer.predict import predict_picture

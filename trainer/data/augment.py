@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import AugmentConfig
 from trainer.coords import transform
+from trainer.data_config import AugmentConfig
 
 Picture = NDArray[np.uint8]
 

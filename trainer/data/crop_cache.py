@@ -44,7 +44,8 @@ from trainer.runtime.disk import full_disk, is_full
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.config import DataConfig, TrainConfig
+    from trainer.config import TrainConfig
+    from trainer.data_config import DataConfig
     from trainer.landmarks import Norm
 
 _LOG = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.config import DataConfig
     from trainer.data.faults import Fault
     from trainer.data.groups import Group
+    from trainer.data_config import DataConfig
 
 HASH_VERSION: Final = "v2-"  # hashes of other versions say nothing about whether faces are the same
 

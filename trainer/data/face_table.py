@@ -28,7 +28,7 @@ from trainer.synthetic.faces import SyntheticFace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.config import DataConfig
+    from trainer.data_config import DataConfig
     from trainer.landmarks import Layout, Norm
 
 __all__ = ["FaceTable", "Split", "read_split", "render_synthetic", "require_split", "synthetic_indices"]

@@ -27,7 +27,7 @@ from trainer.settings import shorten
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.config import Placeholders
+    from trainer.data_config import Placeholders
 
 _WFLW_NUMBERS: Final = 98 * 2 + 4  # then six attributes and the picture's name
 _WFLW_FIELDS: Final = _WFLW_NUMBERS + 6 + 1

@@ -21,8 +21,9 @@ from trainer.data.twins import Twins, shared_pictures
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
-    from trainer.config import DataConfig, TrainConfig
+    from trainer.config import TrainConfig
     from trainer.data.crops import CropSplit
+    from trainer.data_config import DataConfig
     from trainer.landmarks import Norm
 
 NO_WARNING: Final = "none"

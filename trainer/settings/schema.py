@@ -65,6 +65,13 @@ def not_searched(info: FieldInfo) -> str | None:
     return next((mark.reason for mark in info.metadata if isinstance(mark, NotSearched)), None)
 
 
+def refuse_without_effect(section: Section, name: str, prefix: str, reason: str) -> None:
+    """Raises ValueError if a setting that cannot apply is not at its default, as if it had an effect."""
+    value, default = getattr(section, name), type(section).model_fields[name].default
+    if value != default:
+        raise ValueError(f"{prefix}.{name} = {value!r}: cannot apply, {reason} (leave it at {default!r})")
+
+
 def set_key(tree: Tree, key: str, value: Any) -> None:
     """Sets 'optim.lr' inside nested mappings, in place."""
     *parents, leaf = key.split(".")

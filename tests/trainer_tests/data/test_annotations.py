@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.config import DataConfig
 from trainer.data.face_table import read_split, require_split, synthetic_indices
 from trainer.data.groups import Group
+from trainer.data_config import DataConfig
 from trainer.errors import DataError
 
 WFLW_TRAIN = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"

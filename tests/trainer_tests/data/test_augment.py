@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.config import AugmentConfig
 from trainer.coords import transform
 from trainer.data.augment import augment, generator, sample_affine, sample_changes
+from trainer.data_config import AugmentConfig
 from trainer.landmarks import LAYOUTS
 
 SIZE, CANVAS = 64, 80

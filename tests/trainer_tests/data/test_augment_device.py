@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import AugmentConfig
 from trainer.data.augment import augment, generator, sample_changes
 from trainer.data.augment_device import DeviceChanges, augment_batch
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
 from trainer.data.crops import CropSplit
+from trainer.data_config import AugmentConfig
 from trainer.engine import train
 
 from ..conftest import Tiny

@@ -20,13 +20,13 @@ import pytest
 from waiting import PATIENCE
 
 from trainer import synthetic
-from trainer.config import DataConfig
 from trainer.coords import crop_matrix, transform
 from trainer.data import crop_cache
 from trainer.data.crop_cache import load_split
 from trainer.data.crops import canvas_size
 from trainer.data.face_table import read_split
 from trainer.data.images import crop_face, read_picture
+from trainer.data_config import DataConfig
 from trainer.errors import DataError, DiskFullError
 
 PROJECT = Path(__file__).parents[3]
@@ -441,7 +441,7 @@ import logging, os, sys, time
 from pathlib import Path
 from trainer.data import crop_cache
 from trainer import synthetic
-from trainer.config import DataConfig
+from trainer.data_config import DataConfig
 logging.basicConfig(level=logging.INFO)
 config = DataConfig.model_validate_json(sys.argv[1])
 pause, gate, slow = float(sys.argv[2]), Path(sys.argv[3]), crop_cache.read_bytes

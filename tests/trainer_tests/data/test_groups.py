@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.config import DataConfig
 from trainer.data.face_table import read_split
 from trainer.data.groups import Group, description, find_groups
 from trainer.data.readers import FaceRecord
+from trainer.data_config import DataConfig
 from trainer.errors import DataError
 
 

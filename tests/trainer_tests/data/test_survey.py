@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from face_files import write_face, write_faces
 
-from trainer.config import DataConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split, load_splits
 from trainer.data.faults import Fault, reasons, require_few
 from trainer.data.survey import SplitFacts, Survey, require_faces, survey, trained_on
 from trainer.data.twins import shared_pictures
+from trainer.data_config import DataConfig
 from trainer.errors import DataError
 
 
