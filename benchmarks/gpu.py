@@ -30,6 +30,7 @@ from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
 from trainer.form_speed import resolve, speeds_here
 from trainer.forms import form_of
+from trainer.run_state import start_run
 from trainer.runtime.device import autocast, lay_out
 from trainer.runtime.process import release_memory
 
@@ -111,7 +112,7 @@ def _bare_loop(precision: str, settings: Settings) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "TF32"
     form = {"run.precision": "float32" if precision == "TF32" else precision, "run.channels_last": "true"}
     config = TrainConfig.load(None, settings | form).with_threads()
-    run = engine.start_run(config)
+    run = start_run(config)
     run.model.train()
     size, batch = config.data.image_size, config.optim.batch_size
     pictures = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=run.device)
@@ -128,7 +129,7 @@ def _bare_loop(precision: str, settings: Settings) -> dict[str, Any]:
 
 def _trainer(settings: Settings) -> dict[str, Any]:
     config = resolve(TrainConfig.load(None, settings))
-    run, split = engine.start_run(config), load_split(config.data, "train")
+    run, split = start_run(config), load_split(config.data, "train")
     epochs = itertools.count(1)
     return {"rate": _rate(lambda: engine.train_epoch(run, split, next(epochs))[2], run.device, warmup=1)}
 

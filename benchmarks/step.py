@@ -14,10 +14,11 @@ from benchmarks.kernel import landmark_logits, published_star
 from benchmarks.measuring import Table, medians_in_turn, run_alone, time_in_turn
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_split
-from trainer.engine import start_run, train_epoch
+from trainer.engine import train_epoch
 from trainer.form_speed import resolve
 from trainer.losses import star_loss
 from trainer.model import build_model
+from trainer.run_state import start_run
 from trainer.runtime.device import autocast, lay_out
 from trainer.runtime.process import prepare_process
 

@@ -32,7 +32,9 @@ TRAINER = {
     "machine": Layer({"runtime", "checkpoint"}, {"ground"}),
     "network": Layer({"heatmap", "model", "losses", "optim"}, {"ground"}),
     "faces": Layer({"synthetic", "data"}, {"ground", "machine"}),
-    "loop": Layer({"engine", "evaluation", "form_speed", "inference"}, {"ground", "machine", "network", "faces"}),
+    "loop": Layer(
+        {"engine", "run_state", "evaluation", "form_speed", "inference"}, {"ground", "machine", "network", "faces"}
+    ),
     "tools": Layer({"visualize", "speed", "onnx_export", "serving"}, {"ground", "machine", "network", "faces", "loop"}),
     "commands": Layer(
         {"train", "evaluate", "predict", "show", "export"}, {"ground", "machine", "faces", "loop", "tools"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from trainer import checkpoint, run_folder
 from trainer.config import TrainConfig
@@ -25,15 +24,14 @@ from trainer.data.face_table import Split
 from trainer.errors import CheckpointError, NonFiniteError
 from trainer.evaluation import evaluate
 from trainer.form_speed import resolve
-from trainer.forms import epoch_pictures, form_of
+from trainer.forms import epoch_pictures
 from trainer.losses import LandmarkLoss
-from trainer.model import build_model
-from trainer.optim import build_average, build_optimizer, learning_rate
+from trainer.optim import learning_rate
+from trainer.run_state import Run, start_run
 from trainer.runtime import distributed
-from trainer.runtime.batch_norm import synchronise
-from trainer.runtime.device import autocast, lay_out, to_device
+from trainer.runtime.device import autocast, lay_out
 from trainer.runtime.disk import writing
-from trainer.runtime.process import memory_in_use, prepare_process
+from trainer.runtime.process import memory_in_use
 
 
 @dataclass(frozen=True)
@@ -60,57 +58,6 @@ class TrainResult:
 Report = Callable[[EpochResult], None]
 Inspect = Callable[[Mapping[Split, CropSplit]], object]
 Progress = Callable[[int, float], object]  # the epoch that runs, from 1, and the share of it that is done
-
-
-@dataclass
-class Run:
-    """The live state of a run; `state_dict` is all of it that a resumed run needs.
-
-    `network` is the model as a training pass calls it, which on several ranks is wrapped for their exchange.
-    """
-
-    config: TrainConfig
-    device: torch.device
-    model: nn.Module
-    network: nn.Module
-    average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # of the loss, in float16 only
-    faces: dict[str, str] = field(default_factory=dict)  # hashes of what is trained and measured on, by split
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_nme: float = math.inf
-    best_epoch: int = 0
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network that is validated and kept: the averaged one where there is an average."""
-        return self.model if self.average is None else self.average.module
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, for `checkpoint.save`."""
-        scaler = {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
-        return scaler | {
-            "identity": self.config.identity(),
-            "config": self.config.tree(),
-            "faces": self.faces,
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": self.history,
-            "best_nme": self.best_nme,
-            "best_epoch": self.best_epoch,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        self.history = list(state["history"])
-        self.best_nme, self.best_epoch = state["best_nme"], state["best_epoch"]
 
 
 def train(
@@ -149,17 +96,18 @@ def train(
     if config.run.output is None:
         raise ValueError("run.output = None: must be a folder")
     folder = Path(config.run.output)
+    report, progress = report or (lambda result: None), progress or (lambda epoch, share: None)
     with writing(folder):
         crops = distributed.all_ranks_or_raise(lambda: _load_splits(config, inspect or (lambda splits: None)))
         distributed.rank_zero_result(lambda: _write_folder(config, crops, folder))
-        return _train(config, crops, folder, report, progress or (lambda epoch, share: None), resume_from, save_after)
+        return _train(config, crops, folder, report, progress, resume_from, save_after)
 
 
 def _train(
     config: TrainConfig,
     crops: Mapping[Split, CropSplit],
     folder: Path,
-    report: Report | None,
+    report: Report,
     progress: Progress,
     resume_from: Path | None,
     save_after: Collection[int],
@@ -171,7 +119,7 @@ def _train(
         run.load_state_dict(state)
     distributed.rank_zero_result(lambda: run_folder.write_history(run.history, folder))
     for epoch, row in enumerate(run.history, 1):
-        _tell(report, epoch, row)
+        report(EpochResult(epoch, dict(row)))
     saved = monotonic()
     for epoch in range(len(run.history) + 1, config.optim.epochs + 1):
         row = _one_epoch(run, training, validation, epoch, folder, progress)
@@ -180,7 +128,7 @@ def _train(
         due = due or epoch in save_after or epoch == config.optim.epochs
         if distributed.rank_zero_result(functools.partial(_write_epoch, run, folder, due)):
             saved = monotonic()
-        _tell(report, epoch, row)
+        report(EpochResult(epoch, dict(row)))
     return TrainResult(folder, run.best_nme, run.best_epoch, len(run.history))
 
 
@@ -203,25 +151,6 @@ def _load_splits(config: TrainConfig, inspect: Inspect) -> dict[Split, CropSplit
 def _write_folder(config: TrainConfig, crops: Mapping[Split, CropSplit], folder: Path) -> None:
     run_folder.write_config(config, folder)
     run_folder.write_skipped({split: of.skipped for split, of in crops.items()}, folder)
-
-
-def start_run(config: TrainConfig) -> Run:
-    """A run before its first step, with the config's threads, device and seed; the config must be resolved."""
-    run = distributed.all_ranks_or_raise(lambda: _build_run(config))
-    run.network = distributed.wrap_ddp(run.model)
-    return run
-
-
-def _build_run(config: TrainConfig) -> Run:
-    prepare_process(config)
-    model = to_device(build_model(config), config)
-    synchronise(model)
-    average = build_average(model, config.optim)
-    if config.run.compile:
-        model.compile()  # in place, the names of the weights stay
-    device = next(model.parameters()).device
-    scaler = torch.amp.GradScaler(device.type, enabled=form_of(config).precision == "float16")
-    return Run(config, device, model, model, average, build_optimizer(model, config.optim), scaler)
 
 
 def _one_epoch(
@@ -252,10 +181,8 @@ def _validate(run: Run, validation: CropSplit, epoch: int, lr: float, folder: Pa
     found = distributed.rank_zero_result(evaluation.summary)
     lost = int((~np.isfinite(evaluation.pred).all((1, 2))).sum())
     if lost or not math.isfinite(found["nme"]):  # the mean over the other faces would look like a score
-        settings = _settings(run.config, lr)
-        raise NonFiniteError(
-            f"validation NME is no number for {lost} of {len(validation)} faces, epoch {epoch} {settings}"
-        )
+        where = f"epoch {epoch} {_settings(run.config, lr)}"
+        raise NonFiniteError(f"validation NME is no number for {lost} of {len(validation)} faces, {where}")
     if found["nme"] < run.best_nme:
         run.best_nme, run.best_epoch = found["nme"], epoch
         distributed.rank_zero_result(lambda: _keep(run, epoch, found["nme"], folder, evaluation.nme))
@@ -361,11 +288,6 @@ def _check_finite(losses: list[Tensor], run: Run, epoch: int, lr: float) -> None
 def _settings(config: TrainConfig, lr: float) -> str:
     weight = f", loss.star_weight {config.loss.star_weight:g}" if config.loss.name == "star" else ""
     return f"(learning rate {lr:.3g}, optim.lr {config.optim.lr:g}{weight})"
-
-
-def _tell(report: Report | None, epoch: int, row: dict[str, float]) -> None:
-    if report is not None:
-        report(EpochResult(epoch, dict(row)))
 
 
 def _write_epoch(run: Run, folder: Path, due: bool) -> bool:

@@ -15,10 +15,11 @@ import torch
 from trainer.config import TrainConfig
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
-from trainer.engine import backward, forward, optimizer_step, start_run
+from trainer.engine import backward, forward, optimizer_step
 from trainer.evaluation import evaluate
 from trainer.form_speed import resolve
 from trainer.losses import LandmarkLoss
+from trainer.run_state import start_run
 
 _WARMUP = 3  # batches
 

@@ -16,17 +16,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from trainer import checkpoint, engine
+from trainer import checkpoint, engine, run_state
 from trainer.config import TrainConfig
 from trainer.coords import to_normalised
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.crop_cache import load_split
 from trainer.data.crops import CropSplit
-from trainer.engine import EpochResult, start_run, train
+from trainer.engine import EpochResult, train
 from trainer.errors import CheckpointError, NonFiniteError
 from trainer.evaluation import evaluate
 from trainer.landmarks import ATTRIBUTES
 from trainer.run_folder import BEST, LAST
+from trainer.run_state import start_run
 
 from .conftest import Tiny
 
@@ -238,8 +239,8 @@ def test_accumulated_passes_make_a_step_as_one_large_batch(
     tiny: Tiny, saved: Saved, monkeypatch: pytest.MonkeyPatch, whole: tuple[int, int], passes: tuple[int, int]
 ) -> None:
     """Without batch norm, which sees each pass alone, and with every landmark in the picture; 9 passes are cut to 6."""
-    build = engine.build_model
-    monkeypatch.setattr(engine, "build_model", lambda config: without_norms(build(config)))
+    build = run_state.build_model
+    monkeypatch.setattr(run_state, "build_model", lambda config: without_norms(build(config)))
     base = {**PLAIN, "optim.lr": 1e-5, "optim.epochs": 1, "loss.name": "smooth_l1"}
     rows, gradients = [], []
     for batch_size, accumulate in (whole, passes):

@@ -16,12 +16,13 @@ from trainer import engine, form_speed, forms
 from trainer.config import TrainConfig
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
-from trainer.engine import optimizer_step, start_run, train
+from trainer.engine import optimizer_step, train
 from trainer.errors import ConfigError
 from trainer.form_speed import resolve, slow_here, speeds_here, speeds_of_gpu
 from trainer.forms import Form, FormSpeeds, adopt, allowed, choose, form_of, is_open, recall, remember, slow_warning
 from trainer.inference import locate
 from trainer.losses import LandmarkLoss
+from trainer.run_state import start_run
 
 Tiny = Callable[..., TrainConfig]
 F32, F32_LAST, BF16, BF16_LAST = (Form(p, last) for p in ("float32", "bfloat16") for last in (False, True))

@@ -19,7 +19,7 @@ from sweep.core.trial import State
 from sweep.execution import trial_worker, trial_workspace
 from sweep.execution.trial_messages import TrialEnd, TrialTask, read_message
 from sweep.storage import sweep_folder
-from trainer import engine
+from trainer import engine, run_state
 from trainer.config import TrainConfig
 from trainer.data.crop_cache import load_splits
 
@@ -56,7 +56,7 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
     networks: list[weakref.ref[torch.nn.Module]] = []
     alive_at_start: list[int] = []
     reported: list[dict[str, Any]] = []
-    build, train = engine.build_model, engine.train
+    build, train = run_state.build_model, engine.train
 
     def build_and_watch(config: TrainConfig) -> torch.nn.Module:
         model = build(config)
@@ -77,7 +77,7 @@ def test_a_stopped_trial_is_out_of_memory_when_the_next_begins(tmp_path: Path, m
         with contextlib.suppress(SystemExit):
             trial_worker.run_trial(task_of(tmp_path, number))
 
-    monkeypatch.setattr(engine, "build_model", build_and_watch)
+    monkeypatch.setattr(run_state, "build_model", build_and_watch)
     monkeypatch.setattr(engine, "train", train_and_look)
     monkeypatch.setattr(trial_worker.tune, "report", report)
     gc.disable()  # chance shall not help

@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from trainer import checkpoint, cores, engine, run_folder, train
+from trainer import checkpoint, cores, engine, run_folder, run_state, train
 from trainer.config import TrainConfig
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
@@ -118,9 +118,9 @@ def run(config: TrainConfig, *, double: bool = True, stop: int = 0, resume_from:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "build_model", Small)
+        patch.setattr(run_state, "build_model", Small)
         if double:
-            patch.setattr(engine, "to_device", lambda model, config: to_device(model, config).double())
+            patch.setattr(run_state, "to_device", lambda model, config: to_device(model, config).double())
         try:
             outcome.result = engine.train(config, report=report, resume_from=resume_from)
         except (Exception, KeyboardInterrupt) as error:
