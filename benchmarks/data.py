@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks.measuring import Table, milliseconds, time_in_turn
 from trainer.config import TrainConfig
-from trainer.data import crop_cache
+from trainer.data import crop_sources
 from trainer.data.batches import training_batches
 from trainer.data.crop_cache import load_split
 from trainer.data.face_table import read_split
-from trainer.data.images import crop_face, read_picture
+from trainer.data.images import crop_face, read_bytes, read_picture
 from trainer.data_config import DataConfig
 from trainer.synthetic import draw_face
 
@@ -110,7 +110,7 @@ def _alone(config: TrainConfig) -> tuple[float, int]:
 
 def _load(config: DataConfig) -> tuple[float, int]:
     """In a fresh process: seconds of `load_split`, and how many pictures it decoded."""
-    with mock.patch.object(crop_cache, "read_picture", wraps=read_picture) as reader:
+    with mock.patch.object(crop_sources, "read_bytes", wraps=read_bytes) as reader:
         started = time.perf_counter()
         load_split(config, "train")
         return time.perf_counter() - started, len(reader.call_args_list)  # threads call: `call_count` may lose some

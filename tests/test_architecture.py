@@ -88,6 +88,11 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
 
 
 @files
+def test_no_file_is_longer_than_300_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@files
 def test_no_private_name_crosses_files(path: Path) -> None:
     tree = tree_of(path)
     own = [

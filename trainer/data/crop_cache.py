@@ -18,25 +18,23 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import cv2
 import filelock
 import numpy as np
 
-from trainer import metrics, synthetic
+from trainer import metrics
 from trainer.coords import crop_matrix, invert, outside, transform
 from trainer.cores import available_cores
+from trainer.data.crop_sources import Sample, Source, open_source
 from trainer.data.crops import CropSplit, canvas_size
-from trainer.data.face_table import Split, read_split, render_synthetic, synthetic_indices
+from trainer.data.face_table import Split
 from trainer.data.faults import Fault, require_few
-from trainer.data.groups import Group
-from trainer.data.images import crop_face, decode_picture, read_bytes
-from trainer.data.readers import is_dir
+from trainer.data.images import crop_face
+from trainer.data.parsing import is_dir
 from trainer.errors import DataError
 from trainer.landmarks import BOX
 from trainer.runtime.disk import full_disk, is_full
@@ -53,26 +51,6 @@ _FORMAT: Final = 2  # raise when the same inputs would give other crops
 _CHUNK: Final = 64  # pictures in flight, so that a slow disk does not fill the memory
 _MOST_OUTSIDE: Final = 0.5  # share of a face's landmarks that may lie outside of its crop, or of the picture
 _LEAST_EXTENT: Final = 0.15  # of the crop's side that the landmarks must span
-
-
-class _Sample(NamedTuple):
-    image: NDArray[np.uint8]
-    landmarks: NDArray[np.float64]
-    box: NDArray[np.float64]
-    attributes: NDArray[np.bool_] | None
-    mark: bytes  # a digest of all that the face is
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A split before it is decoded: names, what identifies its content, and how to get at face number i."""
-
-    pictures: tuple[str, ...]
-    origins: tuple[str, ...]
-    skipped: tuple[Fault, ...]
-    groups: tuple[Group, ...]
-    identity: tuple[Any, ...]
-    fetch: Callable[[int], _Sample]
 
 
 def load_splits(config: TrainConfig) -> dict[Split, CropSplit]:
@@ -98,7 +76,7 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
             data.skip_bad, too many of them), no face left, or a cache folder that cannot be written to or is damaged.
         DiskFullError: there is no room for the crops.
     """
-    source = _synthetic_source(config, split) if config.kind == "synthetic" else _file_source(config, split)
+    source = open_source(config, split)
     try:
         folder = config.cache_folder / _key(config, source)
     except RuntimeError:
@@ -120,73 +98,7 @@ def load_split(config: DataConfig, split: Split) -> CropSplit:
     return crops
 
 
-def _synthetic_source(config: DataConfig, split: Split) -> _Source:
-    indices = synthetic_indices(config, split)
-    names = tuple(f"synthetic:{config.synthetic_seed}:{index}" for index in indices)
-    painter = _painter()
-
-    def fetch(row: int) -> _Sample:
-        face = render_synthetic(config, indices[row])
-        mark = _digest(names[row].encode(), painter.encode())
-        return _Sample(np.ascontiguousarray(face.image[..., ::-1]), face.landmarks, face.box, face.attributes, mark)
-
-    groups = tuple(Group("picture", name) for name in names)
-    return _Source(names, names, (), groups, (config.synthetic_seed, list(indices), painter), fetch)
-
-
-def _painter() -> str:
-    """A hash of all that decides what a synthetic face looks like beside its seed and index."""
-    home = Path(synthetic.__file__).parent
-    files = [*sorted(home.glob("*.py")), *home.glob("meanface*.txt")]
-    names = {path.name for path in files}
-    assert names >= {"faces.py", "scene.py", "painting.py", "canvas.py", "meanface_wflw98.txt"}, names
-    code = hashlib.sha256(f"{np.__version__} {cv2.__version__}".encode())
-    for path in files:
-        code.update(path.read_bytes())
-    return code.hexdigest()
-
-
-def _file_source(config: DataConfig, split: Split) -> _Source:
-    faces = read_split(config, split)
-    stats = {picture: Path(picture).stat() for picture in set(faces.pictures)}
-    files = [(picture, stats[picture].st_size, stats[picture].st_mtime_ns) for picture in faces.pictures]
-    labels = hashlib.sha256(faces.landmarks.tobytes() + faces.boxes.tobytes())
-    if faces.attributes is not None:
-        labels.update(faces.attributes.tobytes())
-
-    def fetch(row: int) -> _Sample:
-        path, landmarks, box = faces.pictures[row], faces.landmarks[row], faces.boxes[row]
-        attributes = None if faces.attributes is None else faces.attributes[row]
-        data = read_bytes(path)
-        picture = decode_picture(data, path)
-        _check_size(picture, faces.sizes[row], path)
-        name = "/".join(Path(path).parts[-2:])
-        labels = [table.tobytes() for table in (landmarks, box, attributes) if table is not None]
-        return _Sample(picture, landmarks, box, attributes, _digest(name.encode(), *labels, data))
-
-    identity = (files, labels.hexdigest(), faces.sizes)
-    return _Source(faces.pictures, faces.origins, faces.skipped, faces.groups, identity, fetch)
-
-
-def _check_size(picture: NDArray[np.uint8], listed: tuple[int, int] | None, path: str) -> None:
-    """Raises DataError where a list says another size: its landmarks would be in pixels of another picture."""
-    height, width = picture.shape[:2]
-    if listed in (None, (width, height)):
-        return
-    turned = ", perhaps turned by its EXIF orientation" if listed == (height, width) else ""
-    raise DataError(f"{path}: is {width} x {height} pixels, but its list says {listed[0]} x {listed[1]}{turned}")
-
-
-def _digest(*parts: bytes) -> bytes:
-    """Of several parts, whose lengths count, too."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8))
-        digest.update(part)
-    return digest.digest()
-
-
-def _key(config: DataConfig, source: _Source) -> str:
+def _key(config: DataConfig, source: Source) -> str:
     settings = (
         (config.landmarks.name, config.norm.name, config.skip_bad),
         (config.image_size, config.box_scale, config.crop_margin),
@@ -209,7 +121,7 @@ def _remove_stale(folder: Path) -> None:
             continue  # alive, or renamed meanwhile
 
 
-def _build(config: DataConfig, source: _Source, folder: Path) -> None:
+def _build(config: DataConfig, source: Source, folder: Path) -> None:
     """Decodes every face into `folder`, which appears whole or not at all."""
     count, canvas = len(source.pictures), canvas_size(config)
     free = shutil.disk_usage(folder.parent).free
@@ -239,7 +151,7 @@ def _write_header(file: BinaryIO, count: int, canvas: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _write_crops(file: BinaryIO, config: DataConfig, source: _Source) -> dict[str, NDArray[Any]]:
+def _write_crops(file: BinaryIO, config: DataConfig, source: Source) -> dict[str, NDArray[Any]]:
     """Appends the crops in the order of the faces and returns the table of labels of those that are kept."""
     rows: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -259,11 +171,11 @@ def _write_crops(file: BinaryIO, config: DataConfig, source: _Source) -> dict[st
     return {**table, "faults": np.array(faults, dtype=np.str_).reshape(-1, 2)}
 
 
-def _cropped(config: DataConfig, source: _Source) -> Iterator[tuple[NDArray[np.uint8], _Sample] | DataError]:
+def _cropped(config: DataConfig, source: Source) -> Iterator[tuple[NDArray[np.uint8], Sample] | DataError]:
     """Yields crop and labels of each face in order, or the reason why there is none. OpenCV lets threads run."""
     size, canvas = config.image_size, canvas_size(config)
 
-    def work(row: int) -> tuple[NDArray[np.uint8], _Sample] | DataError:
+    def work(row: int) -> tuple[NDArray[np.uint8], Sample] | DataError:
         try:
             sample = source.fetch(row)
             height, width = sample.image.shape[:2]
@@ -283,7 +195,7 @@ def _cropped(config: DataConfig, source: _Source) -> Iterator[tuple[NDArray[np.u
             yield from pool.map(work, rows[start : start + _CHUNK])
 
 
-def _check_fit(sample: _Sample, config: DataConfig) -> None:
+def _check_fit(sample: Sample, config: DataConfig) -> None:
     """Raises DataError where box and landmarks cannot belong together, or landmarks and picture."""
     points = sample.landmarks[np.isfinite(sample.landmarks).all(axis=1)]
     size = config.image_size
@@ -301,7 +213,7 @@ def _check_fit(sample: _Sample, config: DataConfig) -> None:
         raise DataError(f"its landmarks span {extent:.0%} of its crop, {box} is far larger than the face")
 
 
-def _labels(config: DataConfig, sample: _Sample) -> dict[str, Any]:
+def _labels(config: DataConfig, sample: Sample) -> dict[str, Any]:
     matrix = crop_matrix(sample.box, config.box_scale, config.image_size)
     landmarks = transform(sample.landmarks, matrix)
     labels: dict[str, Any] = {
@@ -320,7 +232,7 @@ def _norm(norm: Norm, landmarks: NDArray[np.float64], box: NDArray[np.float64], 
     return float(metrics.norms(landmarks[None], norm)[0])
 
 
-def _open(config: DataConfig, source: _Source, folder: Path) -> tuple[CropSplit, tuple[Fault, ...]]:
+def _open(config: DataConfig, source: Source, folder: Path) -> tuple[CropSplit, tuple[Fault, ...]]:
     """The crops of a folder, and the faults of those that are not there."""
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")

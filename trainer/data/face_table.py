@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from trainer.data.face_check import check_face
 from trainer.data.faults import Fault, require_few
 from trainer.data.groups import Group, description, find_groups
-from trainer.data.readers import READERS, FaceRecord, is_dir, is_file
+from trainer.data.parsing import is_dir, is_file
+from trainer.data.readers import READERS, FaceRecord
 from trainer.errors import DataError
-from trainer.landmarks import BOX
-from trainer.metrics import norms
 from trainer.synthetic import draw_face
 from trainer.synthetic.faces import SyntheticFace
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.data_config import DataConfig
-    from trainer.landmarks import Layout, Norm
+    from trainer.landmarks import Layout
 
 __all__ = ["FaceTable", "Split", "read_split", "render_synthetic", "require_split", "synthetic_indices"]
 
@@ -52,7 +52,6 @@ _PICTURES: Final[dict[str, tuple[str, ...]]] = {
 }
 _SYNTHETIC_FACES: Final[dict[_Part, int]] = {"train": 1600, "val": 200, "test": 300}
 _SYNTHETIC_OFFSETS: Final[dict[_Part, int]] = {"train": 0, "val": 10_000_000, "test": 20_000_000}
-_MOST_PIXELS: Final = 1_000_000  # no picture is so large
 _MOST_OFF: Final = 2.5  # times more or fewer validation faces than asked for, where groups are large
 
 
@@ -217,7 +216,7 @@ def _read_list(config: DataConfig, path: Path) -> FaceTable:
     for origin, parse in READERS[config.kind](_root(config), path, layout.count, config.placeholders):
         try:
             face = parse()
-            _check(face, config.norm)
+            check_face(face, config.norm)
         except ValueError as error:
             if not config.skip_bad:
                 raise DataError(f"{origin}: {error}") from None
@@ -247,34 +246,6 @@ def _read_list(config: DataConfig, path: Path) -> FaceTable:
 def _size(face: FaceRecord) -> tuple[int, int] | None:
     width, height = face.fields.get("width"), face.fields.get("height")
     return (width, height) if isinstance(width, int) and isinstance(height, int) else None
-
-
-def _check(face: FaceRecord, norm: Norm) -> None:
-    """Raises ValueError for a box or landmarks that cannot be right, or from which no NME could be computed."""
-    x0, y0, x1, y1 = (float(value) for value in face.box)
-    if not np.isfinite(face.box).all() or x1 <= x0 or y1 <= y0:
-        raise ValueError(f"box must have x_min < x_max and y_min < y_max, but is {x0:g} {y0:g} {x1:g} {y1:g}")
-    if max(map(abs, (x0, y0, x1, y1))) >= _MOST_PIXELS:
-        raise ValueError(f"box must lie within +-{_MOST_PIXELS} pixels, but is {x0:g} {y0:g} {x1:g} {y1:g}")
-    if max(x1 - x0, y1 - y0) < 1:
-        raise ValueError(f"box must be a pixel wide or high, but is {x0:g} {y0:g} {x1:g} {y1:g}")
-    away = np.maximum(face.box[:2] - face.landmarks, face.landmarks - face.box[2:]).max(axis=1)  # (K,), NaN: missing
-    side = max(x1 - x0, y1 - y0)
-    if (away > side).any():
-        index = int(np.nanargmax(away))
-        raise ValueError(
-            f"landmark {index} (from 0) at {face.landmarks[index].tolist()} lies more than one box size ({side:g}) "
-            f"outside the box {x0:g} {y0:g} {x1:g} {y1:g}"
-        )
-    if norm is not BOX and not norms(face.landmarks[None], norm)[0] > 0:
-        ends = " and ".join(map(_listed, (norm.right, norm.left)))
-        raise ValueError(
-            f"landmarks {ends}, whose distance normalises the NME, must be there and apart (or data.nme_norm box)"
-        )
-
-
-def _listed(landmarks: tuple[int, ...]) -> str:
-    return str(landmarks[0]) if len(landmarks) == 1 else f"{landmarks[0]} to {landmarks[-1]}"
 
 
 def _cut(groups: Sequence[Group], config: DataConfig, split: _Part) -> list[int]:

@@ -10,7 +10,6 @@ Legend: K landmarks. Pixels follow `trainer.coords`: the centre of the top left 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +20,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trainer.data.parsing import (
+    NOTHING_VISIBLE,
+    find_picture,
+    is_file,
+    landmark_box,
+    lines_of,
+    parse_array,
+    parse_numbers,
+    read_text,
+    require_finite,
+    shortened,
+    without_placeholders,
+)
 from trainer.errors import DataError
-from trainer.settings import shorten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +43,6 @@ if TYPE_CHECKING:
 _WFLW_NUMBERS: Final = 98 * 2 + 4  # then six attributes and the picture's name
 _WFLW_FIELDS: Final = _WFLW_NUMBERS + 6 + 1
 _MMPOSE_UNIT: Final = 200.0  # pixels that a `scale` of 1 means
-_NOTHING: Final = "has no visible landmark"
 _COMMENT: Final = re.compile(r"(#|//).*")
 
 
@@ -61,7 +71,7 @@ Reader = Callable[[Path, Path, int, "Placeholders"], Entries]
 
 def read_wflw(root: Path, listing: Path, count: int, placeholders: Placeholders = "refuse") -> Entries:
     """Reads WFLW's list_98pt_rect_attr: 196 coordinates, box, six attributes 0 or 1, picture under WFLW_images."""
-    for number, line in _lines(listing):
+    for number, line in lines_of(listing):
         yield f"{listing}:{number}", partial(_wflw_face, root, line, count, placeholders)
 
 
@@ -70,7 +80,7 @@ def read_w300(root: Path, listing: Path, count: int, placeholders: Placeholders 
 
     The coordinates of .pts files start at 1; 1 is subtracted. The box is that of the landmarks that are there.
     """
-    for number, line in _lines(listing):
+    for number, line in lines_of(listing):
         yield f"{listing}:{number}", partial(_w300_face, (root, listing.parent), line, count, placeholders)
 
 
@@ -82,7 +92,7 @@ def read_coco(root: Path, listing: Path, count: int, placeholders: Placeholders 
     (x, y, width, height), else that of the landmarks.
     """
     try:
-        tree = json.loads(_text(listing), object_pairs_hook=_once)
+        tree = json.loads(read_text(listing), object_pairs_hook=_once)
         pictures = _pictures(tree["images"])
         annotations = list(tree["annotations"])
     except json.JSONDecodeError as error:
@@ -97,18 +107,11 @@ def read_coco(root: Path, listing: Path, count: int, placeholders: Placeholders 
     folders = (root, root / "images", listing.parent)
     for position, annotation in enumerate(annotations):
         name = annotation.get("id") if isinstance(annotation, dict) else None
-        shown = f"number {position}" if name is None else _shown(name)
+        shown = f"number {position}" if name is None else shortened(name)
         yield f"{listing}: annotation {shown}", partial(_coco_face, folders, pictures, annotation, count, placeholders)
 
 
 READERS: Final[dict[str, Reader]] = {"wflw": read_wflw, "w300": read_w300, "coco": read_coco}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error})") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -117,8 +120,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        where = f" (in the entry of id {_shown(tree['id'])})" if "id" in tree else ""
-        raise ValueError(f"{_shown(twice)} is given twice{where}")
+        where = f" (in the entry of id {shortened(tree['id'])})" if "id" in tree else ""
+        raise ValueError(f"{shortened(twice)} is given twice{where}")
     return tree
 
 
@@ -129,123 +132,39 @@ def _pictures(images: Any) -> dict[str, Mapping[str, Any]]:
         key, name = str(image["id"]), str(image["file_name"])
         entry = entries.setdefault(key, {**image, "file_name": name})
         if entry["file_name"] != name:
-            names = f"{_shown(entry['file_name'])} and {_shown(name)}"
-            raise ValueError(f"image id {_shown(key)} stands for two pictures, {names}")
+            names = f"{shortened(entry['file_name'])} and {shortened(name)}"
+            raise ValueError(f"image id {shortened(key)} stands for two pictures, {names}")
     return entries
-
-
-def _shown(value: Any) -> str:
-    return shorten(str(value), 80)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (number from 1, text) of every line that is not blank, counted as editors do."""
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip()
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; False, too, for a name that no file can have."""
-    with contextlib.suppress(OSError, ValueError):  # too long, or with a NUL
-        return path.is_file()
-    return False
-
-
-def is_dir(path: Path) -> bool:
-    """Whether there is such a folder; False, too, for a name that no folder can have."""
-    with contextlib.suppress(OSError, ValueError):
-        return path.is_dir()
-    return False
-
-
-def _picture(candidates: Sequence[Path]) -> str:
-    for path in candidates:
-        if is_file(path):
-            return str(path.absolute())
-    raise ValueError(f"there is no picture {shorten(str(candidates[0]))}")
-
-
-def _numbers(fields: Sequence[str]) -> list[float]:
-    return [_number(field) for field in fields]
-
-
-def _number(field: str) -> float:
-    try:
-        if "_" not in field:  # which Python takes: 1_0 is ten
-            return float(field)
-    except ValueError:
-        pass
-    raise ValueError(f"{_shown(repr(field))} is not a number")
 
 
 def _wflw_face(root: Path, line: str, count: int, placeholders: Placeholders) -> FaceRecord:
     fields = line.split()
     if len(fields) != _WFLW_FIELDS:
         raise ValueError(f"must have {_WFLW_FIELDS} fields (196 coordinates, box, attributes, name), has {len(fields)}")
-    numbers = np.array(_numbers(fields[:_WFLW_NUMBERS]))
+    numbers = np.array(parse_numbers(fields[:_WFLW_NUMBERS]))
     attributes = fields[_WFLW_NUMBERS:-1]
     for position, text in enumerate(attributes, start=_WFLW_NUMBERS + 1):
         if text not in ("0", "1"):
-            raise ValueError(f"attribute in field {position} must be 0 or 1, but is {_shown(repr(text))}")
-    picture = _picture([root / "WFLW_images" / fields[-1]])
-    landmarks = _placed(_all_finite(numbers[:-4].reshape(count, 2)), placeholders)
+            raise ValueError(f"attribute in field {position} must be 0 or 1, but is {shortened(repr(text))}")
+    picture = find_picture([root / "WFLW_images" / fields[-1]])
+    landmarks = without_placeholders(require_finite(numbers[:-4].reshape(count, 2)), placeholders)
     return FaceRecord(picture, landmarks, numbers[-4:], np.array([text == "1" for text in attributes]))
 
 
-def _all_finite(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = np.isfinite(landmarks).all(axis=1)
-    if not finite.all():
-        index = int(np.argmin(finite))
-        raise ValueError(f"landmark {index} (from 0) is not finite: {landmarks[index].tolist()}")
-    return landmarks
-
-
-def _placed(points: NDArray[np.float64], placeholders: Placeholders) -> NDArray[np.float64]:
-    """Points (K, 2) as they stand in a file -> with NaN for those that stand for no place.
-
-    With no coordinate above 0 a point is no place that an annotator clicks on, unlike with one negative coordinate:
-    that is a landmark beyond the picture's border.
-    """
-    if placeholders == "merl_rav":
-        points = _merl_rav(points)
-    empty = np.asarray((points <= 0).all(axis=1))  # NaN is not
-    if placeholders == "missing":
-        points = np.where(empty[:, None], np.nan, points)
-    elif placeholders != "keep" and empty.any():
-        index = int(np.argmax(empty))
-        x, y = points[index]
-        raise ValueError(
-            f"landmark {index} (from 0) is at {x:g} {y:g}, which looks like a placeholder; data.placeholders says what "
-            "such points mean: missing, merl_rav (-1 -1 missing, -x -y covered at x y) or keep"
-        )
-    if np.isnan(points).any(axis=1).all():
-        raise ValueError(_NOTHING)
-    return points
-
-
-def _merl_rav(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MERL-RAV's signs (Kumar et al., LUVLi Face Alignment, CVPR 2020): -1 -1 is a landmark that the head itself hides,
-    whose place nobody knows, and -x -y one at x y that something else covers."""
-    unknown = (points == -1).all(axis=1, keepdims=True)
-    covered = (points < 0).all(axis=1, keepdims=True)
-    return np.where(unknown, np.nan, np.where(covered, -points, points))
-
-
 def _w300_face(folders: Sequence[Path], name: str, count: int, placeholders: Placeholders) -> FaceRecord:
-    picture = _picture([folder / name for folder in folders])
+    picture = find_picture([folder / name for folder in folders])
     path = Path(picture).with_suffix(".pts")
     if not is_file(path):
         raise ValueError(f"there is no {path} beside the picture")
-    landmarks = _placed(_all_finite(_pts_points(path, count)), placeholders) - 1.0
-    return FaceRecord(picture, landmarks, _landmark_box(landmarks))
+    landmarks = without_placeholders(require_finite(_pts_points(path, count)), placeholders) - 1.0
+    return FaceRecord(picture, landmarks, landmark_box(landmarks))
 
 
 def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
     """Reads the points (K, 2) of a .pts file as they stand there: header lines 'key: value', then { x y ... }."""
     points: list[list[float]] = []
     brackets = ""
-    for number, raw in _lines(path):
+    for number, raw in lines_of(path):
         line = _COMMENT.sub("", raw).strip() if "#" in raw or "/" in raw else raw
         key, colon, value = line.partition(":")
         if not line:
@@ -254,12 +173,12 @@ def _pts_points(path: Path, count: int) -> NDArray[np.float64]:
             brackets += line
         elif colon:
             if key.strip() == "n_points" and value.strip() != str(count):
-                raise ValueError(f"{path}:{number}: n_points must be {count}, but is {_shown(value.strip())}")
+                raise ValueError(f"{path}:{number}: n_points must be {count}, but is {shortened(value.strip())}")
         elif len(fields := line.split()) != 2:
             raise ValueError(f"{path}:{number}: must have 2 fields (x y), has {len(fields)}")
         else:
             try:
-                points.append(_numbers(fields))
+                points.append(parse_numbers(fields))
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: {error}") from None
     if brackets not in ("{}", ""):
@@ -282,44 +201,27 @@ def _coco_face(
         if key not in annotation:
             raise ValueError(f"has no {key}")
     if str(annotation["image_id"]) not in pictures:
-        raise ValueError(f"image_id {_shown(annotation['image_id'])} is not among the images")
+        raise ValueError(f"image_id {shortened(annotation['image_id'])} is not among the images")
     image = pictures[str(annotation["image_id"])]
-    keypoints = _array(annotation, "keypoints", 3 * count).reshape(count, 3)
+    keypoints = parse_array(annotation, "keypoints", 3 * count).reshape(count, 3)
     seen = keypoints[:, 2] != 0
     if not seen.any():
-        raise ValueError(_NOTHING)
-    _all_finite(np.where(seen[:, None], keypoints, 0.0))
+        raise ValueError(NOTHING_VISIBLE)
+    require_finite(np.where(seen[:, None], keypoints, 0.0))
     negative = (keypoints[:, 2:] < 0) & (placeholders != "keep")
     points = np.where(negative, -1.0, keypoints[:, :2])
-    landmarks = _placed(np.where(seen[:, None], points, np.nan), placeholders)
-    picture = _picture([folder / image["file_name"] for folder in folders])
+    landmarks = without_placeholders(np.where(seen[:, None], points, np.nan), placeholders)
+    picture = find_picture([folder / image["file_name"] for folder in folders])
     return FaceRecord(picture, landmarks, _coco_box(annotation, landmarks), fields={**image, **annotation})
 
 
 def _coco_box(annotation: dict[str, Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
     if "center" in annotation and "scale" in annotation:
-        centre, scale = _array(annotation, "center", 2), _array(annotation, "scale", 1, 2)
+        centre, scale = parse_array(annotation, "center", 2), parse_array(annotation, "scale", 1, 2)
         half = np.broadcast_to(scale, 2) * (_MMPOSE_UNIT / 2)
         return np.concatenate([centre - half, centre + half])
     if "bbox" in annotation:
-        box = _array(annotation, "bbox", 4)
+        box = parse_array(annotation, "bbox", 4)
         with np.errstate(over="ignore"):  # an infinite box is refused like any other
             return np.concatenate([box[:2], box[:2] + box[2:]])
-    return _landmark_box(points)
-
-
-def _array(annotation: dict[str, Any], key: str, *lengths: int) -> NDArray[np.float64]:
-    try:
-        raw = np.array(annotation[key]).reshape(-1)
-        values = raw.astype(np.float64)
-        if raw.dtype.kind not in "iuf" and len(raw):  # numpy reads numbers out of text, and null as NaN
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{key} must be numbers, but is {_shown(annotation[key])}") from None
-    if len(values) not in lengths:
-        raise ValueError(f"{key} must have {' or '.join(map(str, lengths))} numbers, has {len(values)}")
-    return values
-
-
-def _landmark_box(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([np.fmin.reduce(points), np.fmax.reduce(points)])  # pass NaN over
+    return landmark_box(points)

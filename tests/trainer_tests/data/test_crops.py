@@ -21,7 +21,7 @@ from waiting import PATIENCE
 
 from trainer import synthetic
 from trainer.coords import crop_matrix, transform
-from trainer.data import crop_cache
+from trainer.data import crop_cache, crop_sources
 from trainer.data.crop_cache import load_split
 from trainer.data.crops import canvas_size
 from trainer.data.face_table import read_split
@@ -335,7 +335,7 @@ def test_second_load_maps_the_same_file_and_decodes_nothing(tmp_path: Path, monk
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(crop_cache, "read_bytes", fail)
+    monkeypatch.setattr(crop_sources, "read_bytes", fail)
     second = load_split(config, "train")
     assert isinstance(second.images, np.memmap)
     assert second.images.filename == first.images.filename
@@ -439,19 +439,19 @@ def test_damaged_cache_is_told(tmp_path: Path, name: str) -> None:
 LOADER = """
 import logging, os, sys, time
 from pathlib import Path
-from trainer.data import crop_cache
+from trainer.data import crop_cache, crop_sources
 from trainer import synthetic
 from trainer.data_config import DataConfig
 logging.basicConfig(level=logging.INFO)
 config = DataConfig.model_validate_json(sys.argv[1])
-pause, gate, slow = float(sys.argv[2]), Path(sys.argv[3]), crop_cache.read_bytes
+pause, gate, slow = float(sys.argv[2]), Path(sys.argv[3]), crop_sources.read_bytes
 def read(path):
     os.write(1, b"reading\\n")  # whole, though several threads read
     time.sleep(pause)
     while not gate.exists():
         time.sleep(0.01)
     return slow(path)
-crop_cache.read_bytes = read
+crop_sources.read_bytes = read
 split = crop_cache.load_split(config, "train")
 print("loaded", len(split), int(split.images.astype(int).sum()), flush=True)
 """
@@ -520,7 +520,7 @@ def test_synthetic_split_is_drawn_once(tmp_path: Path, monkeypatch: pytest.Monke
         back = transform(split.landmarks[row].astype(np.float64), split.to_picture[row])
         np.testing.assert_allclose(back, faces.landmarks[row], atol=1e-4)
     calls: list[int] = []
-    monkeypatch.setattr(crop_cache, "render_synthetic", lambda config, index: calls.append(index))
+    monkeypatch.setattr(crop_sources, "render_synthetic", lambda config, index: calls.append(index))
     again = load_split(config, "val")
     np.testing.assert_array_equal(again.images, split.images)
     assert calls == []
