@@ -1,4 +1,4 @@
-"""The trials of a sweep as lines and tables of text."""
+"""The trials of a sweep as text: summary, notes and tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.metric_names import rate_label
 
 
 def markdown(records: Sequence[TrialRecord], objectives: Sequence[str] = ("nme",), rows: int = 10) -> str:
-    """The best trials as a Markdown table, under one line that sums the sweep up and what else there is to say."""
+    """Summary line, notes, and the best trials as a Markdown table."""
     ranked = rank(records)
     keys = list(dict.fromkeys(key for r in ranked for key in r.params))
     head, *table = [f"| {' | '.join(row)} |" for row in (columns(keys), *(cells(r, keys) for r in ranked[:rows]))]
@@ -53,7 +53,7 @@ def summary_line(records: Sequence[TrialRecord]) -> str:
 
 
 def notes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[str]:
-    """What the ranking rests on: the mean of repeats, and the front where there are two objectives."""
+    """What the ranking is based on: means over repeats, and the Pareto front of two objectives."""
     lines: list[str] = []
     repeated = [c for c in runs_by_config(records) if len(c.nmes) > 1]
     if repeated:

@@ -1,4 +1,4 @@
-"""Which configurations are trained again beside the trials, and which of them are done."""
+"""The jobs of `sweep.rerun`: configs to train again, and which of them are done."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Job:
 
 
 def seed_jobs(sweep: SweepResult, trial: TrialRecord, seeds: int) -> list[Job]:
-    """The trial again with the next `seeds` seeds after the sweep's own, which chose the winner and so flatters it."""
+    """The trial with the next `seeds` seeds after the sweep's own, which the winner was selected on."""
     base = sweep.config.train.run.seed
     return [_job(sweep, SEED, trial, base + i, {}) for i in range(1, seeds + 1)]
 
 
 def final_jobs(sweep: SweepResult, trial: TrialRecord, seeds: int) -> list[Job]:
-    """The trial's config trained on train + val, with `seeds` seeds from the sweep's own on."""
+    """The trial's config on train + val, with `seeds` seeds starting at the sweep's own."""
     base = sweep.config.train.run.seed
     return [_job(sweep, FINAL, trial, base + i, {"data.train_on": "train+val"}) for i in range(seeds)]
 
@@ -46,7 +46,7 @@ def _job(sweep: SweepResult, purpose: str, trial: TrialRecord, seed: int, change
 
 
 def is_done(job: Job, sweep: SweepResult, needed: str) -> bool:
-    """Whether the job was carried out before, with the same config, and the file that is `needed` of it is there."""
+    """Whether the job is complete, with the same config, and its file `needed` exists."""
     known = sweep.reruns.get(job.run)
     same = known is not None and known.state is State.COMPLETE and known.config.identity() == job.config.identity()
     return same and (job.folder / needed).exists()

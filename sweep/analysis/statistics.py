@@ -1,4 +1,4 @@
-"""Intervals of means and of differences, with Student's t."""
+"""Confidence intervals of means and differences, by Student's t."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainer.metrics import bootstrap_means, interval, mean
 
 
 def difference_interval(first: NDArray[np.floating], second: NDArray[np.floating]) -> tuple[float, float]:
-    """The 95 % interval of how much larger the mean NME of `second` is, (S, N) each, of the same seeds and faces.
+    """The 95 % interval of the difference of mean NMEs, second minus first, (S, N) each, paired by seed and face.
 
-    The faces' part of the variance is that of a bootstrap over faces. The seeds' part is that of their differences,
-    with Student's t: a bootstrap of so few of them is too narrow. One seed gives the faces' part alone.
+    The variance over faces is that of a bootstrap, the variance over seeds that of their differences, with Student's t:
+    a bootstrap over so few would be too narrow. With one seed, the interval covers the faces only.
     """
     pairs = second - first
     faces = bootstrap_means(pairs.mean(0)[None])
@@ -29,7 +29,7 @@ def difference_interval(first: NDArray[np.floating], second: NDArray[np.floating
 
 
 def likely_difference(std: float, seeds: int) -> float:
-    """What two runs of one config differ by at most, 19 times in 20, given the standard deviation of `seeds` runs."""
+    """The largest difference of two runs of one config in 95 % of cases, given the deviation of `seeds` runs."""
     return margin(2**0.5 * std, seeds - 1)
 
 

@@ -1,4 +1,4 @@
-"""A surface through the NME of a sweep's trials: to be looked at, and to simulate what random search would have found.
+"""A response surface through the NMEs of a sweep's trials, for figures and for simulating random search.
 
 Legend: T trials, D coordinates of a point of the search space, each in [0, 1].
 """
@@ -16,7 +16,7 @@ from sweep.core.search_space import Dimension
 from sweep.core.trial import Params, TrialRecord
 from sweep.search.sampling.unit_cube import UnitCube
 
-_SMOOTHING = 1e-3  # of log NME; what is left of the seed noise stays
+_SMOOTHING = 1e-3  # of log NME
 
 
 class Surface:
@@ -50,7 +50,7 @@ class Surface:
 
 
 def encode_unit_cube(dimensions: Sequence[Dimension], params: Mapping[str, object]) -> list[float]:
-    """The point in [0, 1]^D: one coordinate a number, one a choice; a missing parameter stands at its first value."""
+    """A point in [0, 1]^D: a coordinate per number, one per value of a choice; a missing setting at its first value."""
     found: list[float] = []
     for d in dimensions:
         value = params.get(d.key, d.probes[0])
@@ -62,7 +62,7 @@ def encode_unit_cube(dimensions: Sequence[Dimension], params: Mapping[str, objec
 
 
 def sample_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator, count: int) -> list[Params]:
-    """Points of the search space as random search draws them."""
+    """Samples points of the search space as random search does."""
     cube = UnitCube(dimensions)
     points = cube.from_uniform(rng.random((count, len(dimensions))), conditions=False)
     return [cube.params(point) for point in points]
@@ -71,6 +71,6 @@ def sample_randomly(dimensions: Sequence[Dimension], rng: np.random.Generator, c
 def random_search(
     dimensions: Sequence[Dimension], surface: Surface, trials: int, *, repeats: int = 200, seed: int = 0
 ) -> NDArray[np.float64]:
-    """The best NME after 1, 2, ... random trials that are worth what the surface says: (repeats, trials)."""
+    """The best NME after 1, 2, ... random trials with the NMEs of the surface, (repeats, trials)."""
     drawn = sample_randomly(dimensions, np.random.default_rng(seed), repeats * trials)
     return np.minimum.accumulate(surface(drawn).reshape(repeats, trials), axis=1)

@@ -1,6 +1,6 @@
-"""A sweep as it lies in its folder: config, trials, curves, reruns and findings, read from the event log alone.
+"""The result of a sweep, also of a running one: config, trials, curves, reruns and findings.
 
-Nothing here needs the study's database, Ray or MLflow, and a sweep that still runs can be read too.
+It is read from the event log in the sweep's folder, without the study's database, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunInterval:
-    """A stretch of time, in seconds since the epoch, in which a trial ran; `outcome` is its state, or INTERRUPTED."""
+    """An interval in which a trial ran, in seconds since the epoch; `outcome` is its state, INTERRUPTED or CRASHED."""
 
     trial: int
     start: float
@@ -38,7 +38,7 @@ class RunInterval:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A training run beside the trials. `purpose` is seed or final, `of` the number of the trial it repeats."""
+    """A rerun of a trial's config. `purpose` is seed or final, `of` the number of the trial."""
 
     run: str
     purpose: str
@@ -50,19 +50,19 @@ class Rerun:
 
 @dataclass
 class SweepResult:
-    """A sweep and what is known of it.
+    """A sweep and its results.
 
     Attributes:
         config: as the sweep was last run.
         records: trials by number, see `TrialRecord`.
         history_by_trial: metrics of each trial by epoch, as in metrics.jsonl.
-        reported: best NME so far of a trial at each report, in the order in which they came.
-        spans: when which trial ran.
+        best_nme_by_report: best NME so far of the reporting trial, at each report in order.
+        run_intervals: when which trial ran.
         reruns: by name.
         findings: of `sweep.rerun`.
-        test_readings: how often the test split was read.
-        tags: where the sweep's numbers come from: versions, commit, machine, hashes.
-        calls: starts of the command, in seconds since the epoch.
+        test_readings: number of times the test split was read.
+        tags: provenance: versions, commit, machine, hashes of the faces.
+        invocations: starts of the command, in seconds since the epoch.
     """
 
     config: SweepConfig
@@ -86,7 +86,7 @@ class SweepResult:
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """Trials, best first, as in leaderboard.csv."""
+        """The trials, best first, as in leaderboard.csv."""
         return rank(list(self.records.values()))
 
     @property
@@ -107,17 +107,17 @@ class SweepResult:
 
     @property
     def epochs_spent(self) -> int:
-        """Epochs trained by all trials."""
+        """Epochs trained by all trials together."""
         return sum(r.epochs for r in self.records.values())
 
     @property
     def trial_hours(self) -> float:
-        """Hours trained by all trials, those side by side counted each."""
+        """Hours trained by all trials together, parallel ones added up."""
         return sum(max(0.0, span.end - span.start) for span in self.run_intervals) / 3600
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row a trial, best first: number, state, best_nme (a fraction), epochs, seconds, reason, parameters."""
+        """A row per trial, best first: number, state, best_nme (a fraction), epochs, seconds, reason, parameters."""
         import pandas as pd
 
         fixed = ["number", "state", "best_nme", "epochs", "seconds", "reason"]
@@ -126,7 +126,7 @@ class SweepResult:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row a report: trial, epoch, and the metrics by their names in MLflow."""
+        """A row per report: trial, epoch, and the metrics by their names in MLflow."""
         import pandas as pd
 
         trials = sorted(self.history_by_trial.items())
@@ -154,7 +154,7 @@ def load(sweep: str | Path, output: str | Path = "outputs", **overrides: str) ->
             reader.handle(event)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    except (KeyError, TypeError) as error:  # a line that speaks of what no line before it began
+    except (KeyError, TypeError) as error:  # an event of a trial that was never started
         raise ConfigError(f"{folder / EVENTS_FILE}: does not fit together ({error!r})") from None
     reader.close()
     return loaded

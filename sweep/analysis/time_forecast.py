@@ -1,4 +1,4 @@
-"""When a sweep will be done: from the epochs that are expected to come, and from the time of an epoch."""
+"""Forecasts the remaining time of a sweep, from the expected epochs and the duration of an epoch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sweep.core.trial import Progress, State, TrialRecord, share_of_epoch
 from sweep.search.budget import device_hours
 from sweep.search.rehearsal import Extent, expected_extent
 
-_PRIOR = 0.5  # epochs that what was known beforehand counts as much as
-_LEAST = 0.02  # of an epoch, before its time tells anything
-_STARTING, _ENDING = 10.0, 10.0  # seconds: of the first workers; of the report and of MLflow
-_SHARE = 50  # how often the time of a rehearsal must have passed before the next one
+_PRIOR_WEIGHT = 0.5  # of the estimate before the sweep, in epochs
+_MIN_SHARE = 0.02  # of an epoch, before its progress is extrapolated
+_STARTING, _ENDING = 10.0, 10.0  # seconds to start the first workers; to write the report and close MLflow's runs
+_MIN_RATIO = 50  # time between two rehearsals, in durations of one
 
 
 class Slots(Protocol):
-    """How many trials fit at once: now, and `last` as it was when that was last asked."""
+    """How many trials fit at once: counted now, or as last counted."""
 
     last: int
 
@@ -27,15 +27,15 @@ class Slots(Protocol):
 
 
 class Outlook:
-    """The time that is left of a sweep.
+    """The remaining time of a sweep.
 
     Args:
         config: the sweep.
-        slots: how many trials fit at the same time.
-        epoch_seconds: how long an epoch takes, as far as that is known beforehand.
+        slots: how many trials fit at once.
+        epoch_seconds: estimated duration of an epoch; None: unknown.
 
     Attributes:
-        running: how far trials that run have come in their epochs, as last looked at.
+        running: progress of running trials within their epochs, as last updated.
     """
 
     def __init__(self, config: SweepConfig, slots: Slots, epoch_seconds: float | None) -> None:
@@ -45,19 +45,19 @@ class Outlook:
         self._epochs, self._seconds = 0, 0.0  # of this call
         self.running: Mapping[int, Progress] = {}
         self._extent: Extent | None = None
-        self._due = 0.0  # when the rest is played again
+        self._due = 0.0  # time of the next rehearsal
 
     def report(self, seconds: float) -> None:
-        """Takes in that an epoch has taken so long."""
+        """Adds the duration of an epoch."""
         self._epochs += 1
         self._seconds += seconds
 
     def look(self, running: Mapping[int, Progress]) -> None:
-        """Takes in how far running trials have come in their epochs."""
+        """Updates the progress of running trials."""
         self.running = running
 
     def at_start(self, records: Sequence[TrialRecord]) -> str:
-        """What the sweep will take, in words."""
+        """The expected duration of the sweep, in words."""
         config = self._config
         work = f"{config.trials} trials" if config.trials else f"{config.epochs} epochs" if config.epochs else "trials"
         if records and config.trials:
@@ -70,14 +70,14 @@ class Outlook:
         return f"{work}{text}; how long they take is said when the first batches are through"
 
     def left_text(self, records: Sequence[TrialRecord]) -> str:
-        """The time that is left, in words."""
+        """The remaining time, in words."""
         left = self.left(records)
         if left is not None:
             return f"about {format_seconds(left)} left"
         return "time left unknown yet"
 
     def left(self, records: Sequence[TrialRecord]) -> float | None:
-        """Seconds until the sweep is done; None while that is not known."""
+        """Seconds until the sweep is done; None while unknown."""
         each, config, slots = self.epoch_seconds, self._config, max(1, self.slots.last or self.slots())
         ends = []
         if config.hours is not None:
@@ -91,20 +91,20 @@ class Outlook:
 
     @property
     def epoch_seconds(self) -> float | None:
-        """Mean of the epochs that came and of the parts of those that run; None while nothing is known."""
-        begun = [p for p in self.running.values() if p.share >= _LEAST]
+        """Mean duration of the finished epochs and of the parts of running ones; None while unknown."""
+        begun = [p for p in self.running.values() if p.share >= _MIN_SHARE]
         epochs = self._epochs + sum(p.share for p in begun)
         seconds = self._seconds + sum(p.seconds for p in begun)
         if self._prior is not None:
-            epochs, seconds = epochs + _PRIOR, seconds + _PRIOR * self._prior
+            epochs, seconds = epochs + _PRIOR_WEIGHT, seconds + _PRIOR_WEIGHT * self._prior
         return seconds / epochs if epochs else None
 
     def _rest(self, records: Sequence[TrialRecord], slots: int) -> Extent | None:
-        """What is still to come; reckoned anew as often as that costs little."""
+        """The expected rest, rehearsed again as often as that costs little."""
         began = time.monotonic()
         if began >= self._due:
             shares = {r.number: share_of_epoch(r, self.running) for r in records if r.state is State.RUNNING}
             self._extent = expected_extent(self._config, slots, records, shares)
             now = time.monotonic()
-            self._due = now + _SHARE * (now - began)
+            self._due = now + _MIN_RATIO * (now - began)
         return self._extent

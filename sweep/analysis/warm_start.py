@@ -1,6 +1,6 @@
-"""Warm start: the best configurations of earlier sweeps are tried first (Feurer et al., AAAI 2015).
+"""Warm start: tries the best configurations of earlier sweeps first (Feurer et al., AAAI 2015).
 
-Only configurations cross over, no NMEs: those of other faces, sizes or epochs could not be compared with this sweep's.
+Their NMEs are not used: those of other faces, sizes or epochs are not comparable.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _BEST = 3  # configurations of each earlier sweep
 
 
 def warmed(config: SweepConfig) -> SweepConfig:
-    """The sweep with the best of the sweeps in `warm_start` after its own known configurations.
+    """The sweep with the best configurations of the sweeps in `warm_start` added to its known ones.
 
-    A sweep that has begun keeps those that it began with, though the earlier ones may have gone on since.
+    A sweep that has started keeps the ones it started with, even if the earlier sweeps were continued since.
 
     Raises:
         ConfigError: there is no such sweep, or nothing of it fits.
@@ -42,7 +42,7 @@ def warmed(config: SweepConfig) -> SweepConfig:
 
 
 def _best_of(earlier: SweepResult, config: SweepConfig) -> list[Params]:
-    """What this sweep can take over of the best, in their order: parameters that it does not search are left out."""
+    """The best configurations of an earlier sweep, best first, without parameters that this one does not search."""
     found: list[Params] = []
     refusal = "no complete trial"
     for contender in runs_by_config(earlier.records.values()):
