@@ -36,6 +36,7 @@ HOMES = {
         "sweep/driver/prometheus.py",
         "sweep/execution/epoch_progress.py",
         "sweep/execution/node_setup.py",
+        "sweep/execution/ray_private.py",
         "sweep/execution/ray_session.py",
         "sweep/execution/trial_worker.py",
         "sweep/execution/tune_executor.py",
@@ -85,6 +86,13 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
     here = path.relative_to(PROJECT).as_posix()
     for package, homes in HOMES.items():
         assert package not in packages(path) or here in homes, f"{package} belongs into {sorted(homes)}"
+
+
+@files
+def test_one_file_knows_the_private_parts_of_ray(path: Path) -> None:
+    private = re.compile(r"ray\.(.*\._|_|experimental\b|tune\.execution\b)")
+    here = path.relative_to(PROJECT).as_posix() == "sweep/execution/ray_private.py"
+    assert any(map(private.match, imported(path))) == here
 
 
 @files

@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import astuple
-from typing import Any
 
 import ray
-from ray.experimental import internal_kv
 
 from sweep.core.trial import Progress
+from sweep.execution.ray_private import session_store
 from trainer.pulse import Ticker
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class ProgressReporter(Ticker):
             return
         self._told = now.epoch, now.share
         try:
-            _store().internal_kv_put(
+            session_store().internal_kv_put(
                 _key(self._trial), json.dumps(astuple(now)).encode(), True, _NAMESPACE, timeout=_STORE_TIMEOUT
             )
         except Exception:  # of many kinds while the head is unreachable; the next update may succeed
@@ -57,7 +56,7 @@ def read(trials: Iterable[int]) -> dict[int, Progress]:
     """The progress of trials by number; the driver's side. Empty while the store does not answer."""
     try:
         keys = {_key(number): number for number in trials}
-        found = _store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_STORE_TIMEOUT) if keys else {}
+        found = session_store().internal_kv_multi_get(list(keys), _NAMESPACE, timeout=_STORE_TIMEOUT) if keys else {}
     except Exception:  # of many kinds while the head is unreachable
         logger.debug("progress not read", exc_info=True)
         return {}
@@ -67,13 +66,9 @@ def read(trials: Iterable[int]) -> dict[int, Progress]:
 def clear() -> None:
     """Deletes the progress of this session's trials; a cluster outlives a sweep."""
     try:
-        _store().internal_kv_del(_prefix(), True, _NAMESPACE, timeout=_STORE_TIMEOUT)
+        session_store().internal_kv_del(_prefix(), True, _NAMESPACE, timeout=_STORE_TIMEOUT)
     except Exception:
         logger.debug("progress not cleared", exc_info=True)
-
-
-def _store() -> Any:
-    return internal_kv.internal_kv_get_gcs_client()
 
 
 def _prefix() -> bytes:

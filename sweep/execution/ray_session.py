@@ -27,12 +27,11 @@ os.environ.update(  # before ray is imported
 os.environ[head_watchdog.RECONNECT_TIMEOUT_VARIABLE] = str(int(head_watchdog.RECONNECT_TIMEOUT) + 120)
 
 import ray
-from ray._private import ray_constants
-from ray._private import worker as ray_worker
 from ray.autoscaler.sdk import request_resources
 
 from sweep.core.config import SweepConfig
 from sweep.core.stop_request import StopRequest
+from sweep.execution import ray_private
 from trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -73,12 +72,12 @@ def _join(config: SweepConfig, stack: contextlib.ExitStack) -> None:
     options: dict[str, Any]
     if config.ray_address is None:
         options = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
-        stack.enter_context(_loopback())
+        stack.enter_context(ray_private.loopback_only())
     else:
         packages = {"py_modules": _PACKAGES, "excludes": ["**/__pycache__"]}
         options = {"address": config.ray_address, "runtime_env": packages}
         stack.enter_context(_membership(config.ray_address))
-    ray_worker.print_to_stdstream = _log_message
+    ray_private.redirect_messages(_log_message)
     try:
         _start(options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -105,25 +104,10 @@ def run_while_head_alive(task: Callable[[], T], stop: StopRequest) -> T:
 
 
 @contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Turns off Ray's cluster mode, in which it listens on all network interfaces."""
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    if name in os.environ:  # the user has decided
-        yield
-        return
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
 def _membership(address: str) -> Iterator[None]:
     """Makes this machine a member of the cluster if it is none, as Ray requires of a driver."""
     host, _, port = address.partition(":")
-    if not port.isdigit() or _is_member(address):
+    if not port.isdigit() or ray_private.is_member(address):
         yield
         return
     try:
@@ -147,7 +131,7 @@ def _membership(address: str) -> Iterator[None]:
         process = subprocess.Popen(command, stdin=pipe, stdout=output, stderr=output, start_new_session=True)
         try:
             deadline = time.monotonic() + _JOIN_TIMEOUT
-            while not _is_member(address):
+            while not ray_private.is_member(address):
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
                     lines = output.read().strip().splitlines() or ["no answer"]
@@ -162,21 +146,14 @@ def _membership(address: str) -> Iterator[None]:
                 process.kill()
 
 
-def _is_member(address: str) -> bool:
-    """Whether this machine is a member of the cluster at this address."""
-    from ray._private.services import find_gcs_addresses
-
-    return address in find_gcs_addresses()
-
-
 def _ask_for(config: SweepConfig, slots: int) -> None:
     """Requests resources for so many slots from the cluster's autoscaler, if it has one."""
     request_resources(bundles=[config.resources.bundle] * slots * config.resources.workers)
 
 
-def _log_message(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+def _log_message(text: str) -> None:
     """Logs a message that Ray would print over the table."""
-    logger.info("ray: %s", " ".join(data["lines"]))
+    logger.info("ray: %s", text)
 
 
 def _to_log_file(chatter: logging.Logger) -> None:

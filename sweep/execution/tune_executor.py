@@ -31,9 +31,6 @@ import sweep.execution.ray_session  # noqa: F401  # isort: skip  # sets what ray
 
 import ray
 from ray import tune
-from ray.air.execution._internal import actor_manager
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
-from ray.tune.execution import class_cache, tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -41,7 +38,7 @@ from ray.tune.search import Searcher
 from sweep.core.config import SweepConfig
 from sweep.core.stop_request import StopRequest
 from sweep.core.trial import Assignment, State
-from sweep.execution import trial_worker
+from sweep.execution import ray_private, trial_worker
 from sweep.execution.trial_messages import EpochReport, TrialTask, read_message
 from sweep.storage.remote_files import CREDENTIALS, Storage
 from sweep.storage.sweep_folder import HUNG_FILE
@@ -50,14 +47,8 @@ from trainer.errors import DiskFullError
 
 logger = logging.getLogger(__name__)
 
-# Tune takes an actor for dead only on RayActorError; on the others an assertion of Tune would end all trials.
-for _module in (actor_manager, tune_controller):
-    _module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError)
-
-# Tune would hand these to the workers as part of their environment, which Ray's agents write into their logs.
-class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
-    {*CREDENTIALS, "AWS_SECURITY_TOKEN"}
-)  # they come with `Storage`, in memory
+ray_private.retry_all_crashes()
+ray_private.keep_from_workers({*CREDENTIALS, "AWS_SECURITY_TOKEN"})  # they come with `Storage`, in memory
 
 
 class TrialSource(Protocol):
@@ -240,7 +231,7 @@ class _TuneCallback(_NotPickled, tune.Callback):
         self._looked = now
         for trial in list(self._silence):
             self._silence[trial] += passed
-            if self._silence[trial] > self._limit and (actor := trial.temporary_state.ray_actor):
+            if self._silence[trial] > self._limit and (actor := ray_private.actor_of(trial)):
                 del self._silence[trial]
                 self._given_up.add(trial)
                 ray.kill(actor)  # works also if it is stopped or holds the GIL; Ray takes it for crashed

@@ -1,10 +1,13 @@
 """How far trials have come travels from workers to the driver, in a real Ray session."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
+
+DEMO = Path(__file__).parents[3] / "configs" / "sweep" / "demo.yaml"
 
 
 def test_outside_of_a_session_none_is_begun() -> None:
@@ -23,13 +26,11 @@ def test_outside_of_a_session_none_is_begun() -> None:
 
 @pytest.fixture(scope="module")
 def ray_is_up():
-    import ray
+    from sweep.core.config_file import load_sweep
+    from sweep.execution.ray_session import ray_session
 
-    import sweep.execution.ray_session  # noqa: F401  # sets what ray reads when it starts
-
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_session(load_sweep(DEMO, {})):  # which begins again on a busy machine
+        yield
 
 
 def test_the_driver_reads_what_workers_tell_until_it_is_forgotten(ray_is_up) -> None:
@@ -58,13 +59,13 @@ def test_the_driver_reads_what_workers_tell_until_it_is_forgotten(ray_is_up) -> 
 
 
 def test_without_a_store_there_is_nothing_to_read(ray_is_up, monkeypatch) -> None:
-    from sweep.execution import epoch_progress
+    from sweep.execution import epoch_progress, ray_private
 
     class Away:
         def __getattr__(self, name: str):
             raise ConnectionError(name)
 
-    monkeypatch.setattr(epoch_progress.internal_kv, "internal_kv_get_gcs_client", Away)
+    monkeypatch.setattr(ray_private.internal_kv, "internal_kv_get_gcs_client", Away)
     assert epoch_progress.read([3]) == {}
     epoch_progress.clear()
     with epoch_progress.ProgressReporter(3) as teller:
