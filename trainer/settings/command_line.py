@@ -18,10 +18,21 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse whose options for settings are generated, and whose message for a misspelt option names the nearest."""
 
     def __init__(self, **options: Any) -> None:
+        self._options: list[str] = []  # all, as they are written
+        self._settings = False
+        self._short = argparse.ArgumentParser(prog=options.get("prog"), add_help=False)  # without the settings
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def add_argument(self, *names: str, **properties: Any) -> argparse.Action:
+        """Adds an argument, as argparse does, and remembers how it is spelled."""
+        action = super().add_argument(*names, **properties)
+        self._options += action.option_strings
+        self._short.add_argument(*names, **properties)
+        return action
 
     def add_settings(self, model: type[Section], sections: Collection[str] | None = None) -> None:
         """Adds one option a leaf field (of these top sections only), with meaning, kind and default, by section."""
+        self._settings = True
         groups: dict[str, Any] = {}
         for key, info in fields(model):
             if sections is not None and key.split(".")[0] not in sections:
@@ -33,14 +44,13 @@ class ArgumentParser(argparse.ArgumentParser):
                 "" if info.is_required() else f" [default: {_yaml_text(info.get_default(call_default_factory=True))}]"
             )
             text = f"{info.description or ''} {{{_kind(info)}}}{default}".replace("%", "%%")
+            self._options.append(f"--{key}")
             groups[section].add_argument(f"--{key}", dest=f"setting:{key}", default=None, metavar="V", help=text)
 
     def format_help(self) -> str:
         """The help, whose first lines leave out the settings: there are too many to be read there."""
-        formatter = self._get_formatter()
-        formatter.add_usage(None, [a for a in self._actions if not a.dest.startswith("setting:")], [], "")
-        more = " [--SETTING V ...]" if any(a.dest.startswith("setting:") for a in self._actions) else ""
-        self.usage = formatter.format_help().strip().replace("%", "%%") + more
+        usage = self._short.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+        self.usage = usage + (" [--SETTING V ...]" if self._settings else "")
         return super().format_help()
 
     def overrides(self, arguments: argparse.Namespace) -> dict[str, str]:
@@ -57,7 +67,7 @@ class ArgumentParser(argparse.ArgumentParser):
             [self._spelled(word) for word in (sys.argv[1:] if argv is None else argv)]
         )
         if unknown:
-            options = [o.removeprefix("--") for o in self._option_string_actions if o.startswith("--")]
+            options = [option.removeprefix("--") for option in self._options if option.startswith("--")]
             key = unknown[0].split("=")[0].lstrip("-")
             self.error(f"{unknown[0]}: unknown option{nearest(key, options)}")
         return parsed
@@ -65,8 +75,8 @@ class ArgumentParser(argparse.ArgumentParser):
     def _spelled(self, word: str) -> str:
         name, equals, value = word.partition("=")
         key = "--" + name[2:].replace("-", "_")
-        known = self._option_string_actions
-        return key + equals + value if name.startswith("--") and name not in known and key in known else word
+        respelled = name.startswith("--") and name not in self._options and key in self._options
+        return key + equals + value if respelled else word
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}", file=sys.stderr)
