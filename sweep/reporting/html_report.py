@@ -1,19 +1,23 @@
-"""The HTML report: one self-contained file about a sweep, or several side by side."""
+"""The HTML report: one self-contained file about a sweep, or several side by side.
+
+What it shows is put together here as sections; how they look is in report.html, a Jinja template.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import logging
-import string
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from sweep.analysis.budget_forecast import doubling_text
-from sweep.analysis.error_analysis import ErrorAnalysis, analyse_errors
+from sweep.analysis.error_analysis import ErrorAnalysis, WorstFace, analyse_errors
 from sweep.analysis.leaderboard import cells, columns, notes, summary_line
 from sweep.analysis.sweep_result import SweepResult, load
 from sweep.core.config import SweepConfig
@@ -38,7 +42,40 @@ from sweep.storage.sweep_folder import LOG_FILE, REPORT_FILE
 from trainer.atomic_file import replacing
 
 logger = logging.getLogger(__name__)
-_TEMPLATE = Path(__file__).with_name("report.html")
+_TEMPLATE = "report.html"  # beside this file
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page, shown in the order of these attributes; what is empty is left out.
+
+    Attributes:
+        title: its heading.
+        lines: paragraphs.
+        warning: a line that must not be missed.
+        table: of texts.
+        note: what to know to read what follows.
+        figure: drawn with Plotly, as HTML.
+        faces: pictures with their errors.
+        evidence: paragraphs that keep their line breaks.
+    """
+
+    title: str
+    lines: Sequence[str] = ()
+    warning: str = ""
+    table: Table | None = None
+    note: str = ""
+    figure: str = ""
+    faces: Sequence[WorstFace] = ()
+    evidence: Sequence[str] = ()
 
 
 def write_report(sweeps: Sequence[SweepResult], path: Path) -> Path:
@@ -50,14 +87,20 @@ def write_report(sweeps: Sequence[SweepResult], path: Path) -> Path:
     """
     from plotly.offline import get_plotlyjs
 
-    sections = _one(sweeps[0]) if len(sweeps) == 1 else _several(sweeps)
-    title = f"sweep {sweeps[0].name}" if len(sweeps) == 1 else "sweeps " + ", ".join(s.name for s in sweeps)
-    text = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
+    page = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    text = page.get_template(_TEMPLATE).render(
+        title=f"sweep {sweeps[0].name}" if len(sweeps) == 1 else "sweeps " + ", ".join(s.name for s in sweeps),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        norm=html.escape(" or ".join(sorted({str(sweep.config.train.data.norm) for sweep in sweeps}))),
+        norm=" or ".join(sorted({str(sweep.config.train.data.norm) for sweep in sweeps})),
         plotly=get_plotlyjs(),
-        sections="\n".join(sections),
+        sections=_one(sweeps[0]) if len(sweeps) == 1 else _several(sweeps),
     )
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -76,15 +119,15 @@ def refresh_report(config: SweepConfig) -> Path | None:
         return None
 
 
-def _one(sweep: SweepResult) -> list[str]:
+def _one(sweep: SweepResult) -> list[Section]:
     from sweep.reporting import search_figures, trial_figures
 
     measured, limit = _measured(sweep), sweep.config.train.data.threshold
     ranges = " and ".join(short_name(d.key) for d in search_figures.numeric(sweep)[:2])
     over = f"NME over {ranges}" if " and " in ranges else "NME over two ranges"
     return [
-        _section("Result", _summary(sweep) + _leaderboard(sweep)),
-        _section("What is known about the winner", _evidence(sweep)),
+        Section("Result", lines=_summary(sweep), table=_leaderboard(sweep)),
+        Section("What is known about the winner", evidence=evidence_lines(sweep)),
         _drawn(over, SURFACE, lambda: search_figures.response_surface(sweep)),
         *_front(sweep),
         _drawn("Parallel coordinates", PARALLEL, lambda: search_figures.parallel_coordinates(sweep)),
@@ -95,12 +138,12 @@ def _one(sweep: SweepResult) -> list[str]:
         _drawn("Timeline of the slots", "Numbers are trials.", lambda: trial_figures.timeline(sweep)),
         _drawn("NME by part of the face", PARTS, lambda: trial_figures.bars(_groups(sweep, measured, "parts"))),
         _drawn("NME by subset", PARTS, lambda: trial_figures.bars(_groups(sweep, measured, "subsets"))),
-        _section("Worst faces of the winner", _worst(measured)),
-        _section("Where the numbers come from", _provenance(sweep, measured)),
+        _worst(measured),
+        Section("Where the numbers come from", table=_provenance(sweep, measured)),
     ]
 
 
-def _front(sweep: SweepResult) -> list[str]:
+def _front(sweep: SweepResult) -> list[Section]:
     """The figure of two objectives, where there are two."""
     from sweep.reporting import trial_figures
 
@@ -109,13 +152,13 @@ def _front(sweep: SweepResult) -> list[str]:
     return [_drawn("Pareto front", FRONT, lambda: trial_figures.pareto(sweep))]
 
 
-def _several(sweeps: Sequence[SweepResult]) -> list[str]:
+def _several(sweeps: Sequence[SweepResult]) -> list[Section]:
     from sweep.reporting import trial_figures
 
     limit = max(sweep.config.train.data.threshold for sweep in sweeps)
     best = {s.name: curve for s in sweeps for curve in list(trial_figures.curves_of(s, most=1).values())[:1]}
     return [
-        _section("Side by side", _comparison(sweeps) + _warnings(sweeps)),
+        _comparison(sweeps),
         _drawn("Best NME against epochs", "", lambda: trial_figures.histories(sweeps)),
         _drawn(
             "Error distribution of the winners",
@@ -123,31 +166,20 @@ def _several(sweeps: Sequence[SweepResult]) -> list[str]:
             lambda: trial_figures.error_curves(best, limit),
         ),
         _drawn("All trials", STRIP, lambda: trial_figures.trials_of(sweeps)),
-        *(_section(f"Sweep {s.name}", _summary(s) + _leaderboard(s) + _evidence(s)) for s in sweeps),
+        *(Section(f"Sweep {s.name}", _summary(s), table=_leaderboard(s), evidence=evidence_lines(s)) for s in sweeps),
     ]
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>\n{body or '<p>There is nothing to show yet.</p>'}</section>"
-
-
-def _drawn(title: str, note: str, draw: Callable[[], Any]) -> str:
+def _drawn(title: str, note: str, draw: Callable[[], Any]) -> Section:
     """A section with a figure, or with the reason why there is none."""
     made = draw()
     if made is None:
-        return _section(title, f"<p>{html.escape(TOO_LITTLE)}</p>")
+        return Section(title, [TOO_LITTLE])
     settings = {"displaylogo": False, "responsive": True}
-    body = made.to_html(full_html=False, include_plotlyjs=False, config=settings)
-    return _section(title, f'<p class="note">{html.escape(note)}</p>\n{body}')
+    return Section(title, note=note, figure=made.to_html(full_html=False, include_plotlyjs=False, config=settings))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return f'<div class="wide"><table><tr>{cells}</tr>{"".join(lines)}</table></div>'
-
-
-def _summary(sweep: SweepResult) -> str:
+def _summary(sweep: SweepResult) -> list[str]:
     train = sweep.config.train
     data = "synthetic faces, drawn by this program" if train.data.kind == "synthetic" else f"{train.data.kind} faces"
     facts = [
@@ -158,12 +190,12 @@ def _summary(sweep: SweepResult) -> str:
         *notes(list(sweep.records.values()), sweep.config.objectives),
         doubling_text(sweep.records.values()),
     ]
-    return "".join(f"<p>{html.escape(fact)}</p>" for fact in facts if fact)
+    return [fact for fact in facts if fact]
 
 
-def _leaderboard(sweep: SweepResult, most: int = 10) -> str:
+def _leaderboard(sweep: SweepResult, most: int = 10) -> Table:
     keys = [d.key for d in sweep.config.dimensions]
-    return _table(columns(keys), [cells(r, keys) for r in sweep.ranked[:most]])
+    return Table(columns(keys), [cells(r, keys) for r in sweep.ranked[:most]])
 
 
 def _measured(sweep: SweepResult) -> ErrorAnalysis | None:
@@ -186,25 +218,21 @@ def _groups(sweep: SweepResult, measured: ErrorAnalysis | None, name: str) -> di
     return groups
 
 
-def _worst(measured: ErrorAnalysis | None) -> str:
+def _worst(measured: ErrorAnalysis | None) -> Section:
+    title = "Worst faces of the winner"
     if measured is None:
-        return "<p>The winner's weights or the faces are not here.</p>"
-    figures = [
-        f'<figure><img alt="face with landmarks" src="data:image/jpeg;base64,{base64.b64encode(face.jpeg).decode()}">'
-        f"<figcaption>NME {face.nme:.1%}<br>{html.escape(face.name)}</figcaption></figure>"
-        for face in measured.worst
-    ]
-    return f'<p class="note">{WORST}</p><div class="faces">{"".join(figures)}</div>'
+        return Section(title, ["The winner's weights or the faces are not here."])
+    return Section(title, note=WORST, faces=measured.worst)
 
 
-def _provenance(sweep: SweepResult, measured: ErrorAnalysis | None) -> str:
+def _provenance(sweep: SweepResult, measured: ErrorAnalysis | None) -> Table:
     facts = dict(sweep.tags) | {"seed of the trainings": str(sweep.config.train.run.seed)}
     if measured is not None:
         facts |= {"data.hash of the validation faces": measured.data_hash, "device of this report": measured.device}
-    return _table(["what", "value"], sorted(facts.items()))
+    return Table(["what", "value"], sorted(facts.items()))
 
 
-def _comparison(sweeps: Sequence[SweepResult]) -> str:
+def _comparison(sweeps: Sequence[SweepResult]) -> Section:
     head = [
         "sweep",
         "loss",
@@ -217,15 +245,9 @@ def _comparison(sweeps: Sequence[SweepResult]) -> str:
         "test NME",
         "winner",
     ]
-    return _table(head, [comparison_row(sweep) for sweep in sweeps])
-
-
-def _evidence(sweep: SweepResult) -> str:
-    return "".join(f'<p class="lines">{html.escape(line)}</p>' for line in evidence_lines(sweep))
-
-
-def _warnings(sweeps: Sequence[SweepResult]) -> str:
-    differing = unequal(sweeps)
-    if not differing:
-        return "<p>Same data, backbone, number of trials and epochs a trial: the budgets are equal.</p>"
-    return f'<p class="warning">Not on equal terms; these differ: {html.escape(", ".join(differing))}.</p>'
+    table = Table(head, [comparison_row(sweep) for sweep in sweeps])
+    if differing := unequal(sweeps):
+        warning = f"Not on equal terms; these differ: {', '.join(differing)}."
+        return Section("Side by side", warning=warning, table=table)
+    equal = "Same data, backbone, number of trials and epochs a trial: the budgets are equal."
+    return Section("Side by side", [equal], table=table)
