@@ -181,7 +181,7 @@ def _run_ours(config: SweepConfig) -> Sweep:
     with open(os.devnull, "w") as nowhere:
         session.SweepRun(config, Console(file=nowhere), "growth").run()
     cpu = time.process_time() - clock[0]
-    if not artifacts.make_mlflow_sync(config).finished:
+    if not artifacts.make_mlflow_sync(config, config.train.data.threshold).finished:
         raise RuntimeError("MLflow has not got everything in time")
     with EventLog(config.folder / sweep_folder.EVENTS_FILE) as log:
         events = [event for event, _ in log.read()]

@@ -129,7 +129,7 @@ def run_real(trials: int, nodes: int, slots: int) -> Run:
         growth.make_tables(mlflow_uri.resolve_uri(None, Path(output)))
         with open(os.devnull, "w") as nowhere:
             session.SweepRun(config, Console(file=nowhere), "scale").run()
-        if not artifacts.make_mlflow_sync(config).finished:
+        if not artifacts.make_mlflow_sync(config, config.train.data.threshold).finished:
             raise RuntimeError("MLflow has not got everything in time")
         done = (config.folder / sweep_folder.MLFLOW_STATE_FILE).stat().st_mtime
         cpu, spent = time.process_time(), threads.seconds()

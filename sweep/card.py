@@ -59,7 +59,7 @@ def _card(arguments: argparse.Namespace) -> int:
 def _register(sweep: SweepResult, key: str, checkpoint: Path, card: Published) -> str:
     from sweep.tracking.model_registry import ALIAS, register
 
-    projector = make_mlflow_sync(sweep.config)
+    projector = make_mlflow_sync(sweep.config, sweep.config.train.data.threshold)
     projector.catch_up()
     run_id = projector.run_id(key)
     if run_id is None:

@@ -20,7 +20,7 @@ from sweep.driver.verification import Verification, chosen_trial
 from sweep.reporting.html_report import refresh_report
 from sweep.storage.event_log import EventLog
 from sweep.storage.sweep_folder import EVENTS_FILE, LOG_FILE, locked
-from sweep.tracking.artifacts import send
+from sweep.tracking.artifacts import make_mlflow_sync, send
 from trainer.errors import ConfigError
 from trainer.settings import ArgumentParser
 
@@ -76,9 +76,9 @@ def _rerun(arguments: argparse.Namespace) -> int:
         else:
             finding = work.seeds(arguments.seeds) if arguments.seeds else work.reproduce()
         print(finding.text)
-        if report := refresh_report(config):
+        if config.report and (report := refresh_report(config)):
             print(f"report: {report}")
-        sent = send(config)
+        sent = send(make_mlflow_sync(config, config.train.data.threshold))
     if not sent:
         print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {config.folder}", file=sys.stderr)
     return 1 if isinstance(finding, Reproduction) and not finding.identical else 0

@@ -32,7 +32,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     if config.mlflow_uri and "***" in config.mlflow_uri:
         raise ConfigError(f"mlflow_uri: {config.mlflow_uri} is kept without its password; give it with --mlflow_uri")
     try:
-        sent = make_mlflow_sync(config).catch_up()
+        sent = make_mlflow_sync(config, config.train.data.threshold).catch_up()
     except TrackingUnavailable as error:
         print(f"{error}; try again later", file=sys.stderr)
         return 1

@@ -89,6 +89,16 @@ def test_each_heavy_package_has_one_home(path: Path) -> None:
 
 
 @files
+def test_a_package_takes_the_section_of_the_config_that_is_its_own(path: Path) -> None:
+    knows_the_whole = {"sweep.core", "sweep.driver", "sweep.analysis.sweep_result", "sweep.simulation.foreign_sweep"}
+    module = module_of(path)
+    command = path.parent == PROJECT / "sweep"
+    if not command and not any(f"{module}.".startswith(f"{name}.") for name in knows_the_whole):
+        named = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
+        assert "SweepConfig" not in named
+
+
+@files
 def test_one_file_knows_the_private_parts_of_ray(path: Path) -> None:
     private = re.compile(r"ray\.(.*\._|_|experimental\b|tune\.execution\b)")
     here = path.relative_to(PROJECT).as_posix() == "sweep/execution/ray_private.py"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.core.config import SweepConfig
+from sweep.core.sections import StorageConfig
 from trainer.landmarks import ATTRIBUTES
 
 
@@ -31,7 +31,7 @@ class ErrorAnalysis:
     data_hash: str
 
 
-def analyse_errors(config: SweepConfig, number: int, count: int = 6) -> ErrorAnalysis:
+def analyse_errors(config: StorageConfig, number: int, count: int = 6) -> ErrorAnalysis:
     """Evaluates the kept weights of a trial and draws its `count` worst faces.
 
     Raises:

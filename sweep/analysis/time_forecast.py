@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.formatting import format_seconds
 from sweep.core.trial import Progress, State, TrialRecord, share_of_epoch
 from sweep.search.budget import device_hours
@@ -38,7 +38,7 @@ class Outlook:
         running: progress of running trials within their epochs, as last updated.
     """
 
-    def __init__(self, config: SweepConfig, slots: Slots, epoch_seconds: float | None) -> None:
+    def __init__(self, config: SearchConfig, slots: Slots, epoch_seconds: float | None) -> None:
         self.slots = slots
         self._config, self._prior = config, epoch_seconds
         self._began = time.monotonic()

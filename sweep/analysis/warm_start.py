@@ -6,9 +6,10 @@ Their NMEs are not used: those of other faces, sizes or epochs are not comparabl
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from sweep.analysis.sweep_result import SweepResult, load
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.config_file import load_sweep
 from sweep.core.search_space import active, check_params
 from sweep.core.trial import Params
@@ -17,10 +18,12 @@ from sweep.storage.sweep_folder import CONFIG_FILE, EVENTS_FILE, find_sweep
 from trainer import settings
 from trainer.errors import ConfigError
 
+C = TypeVar("C", bound=SearchConfig)
+
 _BEST = 3  # configurations of each earlier sweep
 
 
-def warmed(config: SweepConfig) -> SweepConfig:
+def warmed(config: C) -> C:
     """The sweep with the best configurations of the sweeps in `warm_start` added to its known ones.
 
     A sweep that has started keeps the ones it started with, even if the earlier sweeps were continued since.
@@ -38,10 +41,10 @@ def warmed(config: SweepConfig) -> SweepConfig:
         for name in config.warm_start:
             found = _best_of(load(find_sweep(name, Path(config.output))), config)
             known += [params for params in found if params not in known]
-    return settings.build(SweepConfig, config.model_dump(mode="json") | {"known": known}, config.name)
+    return settings.build(type(config), config.model_dump(mode="json") | {"known": known}, config.name)
 
 
-def _best_of(earlier: SweepResult, config: SweepConfig) -> list[Params]:
+def _best_of(earlier: SweepResult, config: SearchConfig) -> list[Params]:
     """The best configurations of an earlier sweep, best first, without parameters that this one does not search."""
     found: list[Params] = []
     refusal = "no complete trial"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from trainer.data.crops import HASH_VERSION
 
 if TYPE_CHECKING:
-    from sweep.core.config import SweepConfig
+    from sweep.core.config import SearchConfig
     from trainer.data.face_table import Split
 
 _PACKAGES = ("starsweep", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "opencv-python-headless")
@@ -50,7 +50,7 @@ def _commit() -> str:
         return "unknown"
 
 
-def expected_faces(config: SweepConfig, tags: Mapping[str, str]) -> dict[Split, str]:
+def expected_faces(config: SearchConfig, tags: Mapping[str, str]) -> dict[Split, str]:
     """The hash that the faces of each split must have on every machine, by the name of the split.
 
     Args:

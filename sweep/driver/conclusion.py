@@ -18,7 +18,7 @@ from sweep.driver.command_line import python_command
 from sweep.driver.console import results_table
 from sweep.search import ranking
 from sweep.storage.sweep_folder import REPORT_FILE
-from sweep.tracking.artifacts import mlflow_page
+from sweep.tracking.artifacts import make_mlflow_sync, mlflow_page
 
 
 def print_conclusion(
@@ -49,7 +49,8 @@ def print_conclusion(
     say(f"everything lies in {folder}")
     if (config.folder / REPORT_FILE).exists():
         say(f"look at it:         {folder}/{REPORT_FILE}")
-    uri, page = resolve_uri(config.mlflow_uri, config.folder.parent), mlflow_page(config)
+    uri = resolve_uri(config.mlflow_uri, config.folder.parent)
+    page = mlflow_page(make_mlflow_sync(config, config.train.data.threshold))
     if uri.startswith("http"):
         say(f"compare in MLflow:  {redact(uri)}{page}")
     else:

@@ -84,7 +84,7 @@ def _check_mlflow(config: SweepConfig) -> str:
     uri = resolve_uri(config.mlflow_uri, config.folder.parent)
     config.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        make_mlflow_sync(config).check()
+        make_mlflow_sync(config, config.train.data.threshold).check()
     except TrackingUnavailable as error:
         return f"AWAY: {error}; the sweep would run and MLflow catch up later"
     return f"{redact(uri)} answers"

@@ -51,7 +51,7 @@ def make_ready(
             if preparation is not None:
                 return preparation.result()
             storage = Storage.of_sweep(config.storage, config.name, config.folder) if config.storage else None
-            return Readiness() if stop else node_setup.prepare_nodes(config, storage)
+            return Readiness() if stop else node_setup.prepare_nodes(config, config.train, storage)
 
         return slots, ray_session.run_while_head_alive(prepare, stop)
 
@@ -61,7 +61,7 @@ def _prepare_mlflow(config: SweepConfig, preparation: _Preparation | None) -> No
     with contextlib.suppress(Exception):  # driver and writer meet the same errors, and report them
         if preparation is not None:
             preparation.result()  # no tables for a sweep that cannot start
-        make_mlflow_sync(config).check()
+        make_mlflow_sync(config, config.train.data.threshold).check()
 
 
 class _Preparation:

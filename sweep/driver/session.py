@@ -143,7 +143,7 @@ class SweepRun:
             comparability.check_faces(config, earlier, self._tags)
             comparability.warn_of_other_versions(earlier, self._tags)
             self._log.append(started)
-            self._writer = BackgroundWriter(make_mlflow_sync(config, self._storage))
+            self._writer = BackgroundWriter(make_mlflow_sync(config, config.train.data.threshold, self._storage))
             self._writer.start()
             self._controller = SweepController(config, study, self._log)
             self._outputs = SweepOutputs(config, self._storage)
@@ -243,7 +243,7 @@ def _open_study(config: SweepConfig) -> Study:
 
 def _write_report(config: SweepConfig, stop: StopRequest, *, anew: bool) -> None:
     """Writes the report if anything was trained or there is none yet; not after Ctrl-C, which should be quick."""
-    if not stop.by_user and (anew or not (config.folder / REPORT_FILE).exists()):
+    if config.report and not stop.by_user and (anew or not (config.folder / REPORT_FILE).exists()):
         from sweep.reporting.html_report import refresh_report  # imports Plotly and torch: not before training is over
 
         refresh_report(config)

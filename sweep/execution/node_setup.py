@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sweep.core.config import SweepConfig
+from sweep.core.sections import ExecutionConfig
 from sweep.execution.resources import fitting
 from sweep.storage.remote_files import Storage
 from trainer.config import TrainConfig
@@ -106,7 +106,7 @@ def prepare_faces(config: TrainConfig) -> Readiness:
     return Readiness(found)
 
 
-def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
+def prepare_nodes(config: ExecutionConfig, train: TrainConfig, storage: Storage | None) -> Readiness:
     """Runs `prepare_node` on every machine that can hold a trial.
 
     Raises:
@@ -125,7 +125,7 @@ def prepare_nodes(config: SweepConfig, storage: Storage | None) -> Readiness:
         asked = [
             task.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(config.train.tree(), storage, probe)
+            ).remote(train.tree(), storage, probe)
             for node in nodes
         ]
         found = ray.get(asked)

@@ -29,7 +29,7 @@ os.environ[head_watchdog.RECONNECT_TIMEOUT_VARIABLE] = str(int(head_watchdog.REC
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from sweep.core.config import SweepConfig
+from sweep.core.sections import ExecutionConfig
 from sweep.core.stop_request import StopRequest
 from sweep.execution import ray_private
 from trainer.errors import ConfigError
@@ -43,7 +43,7 @@ _PACKAGES = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "tr
 
 
 @contextlib.contextmanager
-def ray_session(config: SweepConfig) -> Iterator[None]:
+def ray_session(config: ExecutionConfig) -> Iterator[None]:
     """Starts Ray on this machine, listening on loopback only, or joins the cluster of `ray_address`.
 
     This package is sent to the machines of the cluster. If this machine is no member of the cluster, it becomes one
@@ -67,7 +67,7 @@ def ray_session(config: SweepConfig) -> Iterator[None]:
             raise
 
 
-def _join(config: SweepConfig, stack: contextlib.ExitStack) -> None:
+def _join(config: ExecutionConfig, stack: contextlib.ExitStack) -> None:
     """Starts Ray, or joins the cluster; `stack` undoes the changes to this process."""
     options: dict[str, Any]
     if config.ray_address is None:
@@ -146,7 +146,7 @@ def _membership(address: str) -> Iterator[None]:
                 process.kill()
 
 
-def _ask_for(config: SweepConfig, slots: int) -> None:
+def _ask_for(config: ExecutionConfig, slots: int) -> None:
     """Requests resources for so many slots from the cluster's autoscaler, if it has one."""
     request_resources(bundles=[config.resources.bundle] * slots * config.resources.workers)
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sweep.core.config import ResourcesConfig, SweepConfig
+from sweep.core.sections import ExecutionConfig, ResourcesConfig
 from trainer.cores import available_cores
 from trainer.errors import ConfigError
 
@@ -21,7 +21,7 @@ def fitting(resources: ResourcesConfig, cpus: float, gpus: float) -> int:
     return min((int(has / wants + 1e-9) for wants, has in asked if wants > 0), default=max(1, int(cpus)))
 
 
-def check_local(config: SweepConfig) -> int:
+def check_local(config: ExecutionConfig) -> int:
     """How many trials fit on this machine at once (at most `slots`), before Ray is started; 0 means a cluster decides.
 
     Raises:
@@ -33,7 +33,7 @@ def check_local(config: SweepConfig) -> int:
     return limit_slots(config, [(available_cores(), gpus)])
 
 
-def limit_slots(config: SweepConfig, machines: list[tuple[float, float]]) -> int:
+def limit_slots(config: ExecutionConfig, machines: list[tuple[float, float]]) -> int:
     """How many trials fit at once on machines with these (CPUs, GPUs), at most `slots`.
 
     Raises:
@@ -64,7 +64,7 @@ class Slots:
         last: the last number, without counting again.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: ExecutionConfig) -> None:
         self._config = config
         self._counted, self.last = -_CACHE_SECONDS, 0
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from sweep.core.config import ResourcesConfig
+from sweep.core.sections import ResourcesConfig
 from sweep.core.trial import State
 from sweep.execution.epoch_progress import ProgressReporter
 from sweep.execution.trial_messages import EpochReport, TrialEnd, TrialTask

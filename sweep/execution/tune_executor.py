@@ -35,7 +35,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweep.core.config import SweepConfig
+from sweep.core.sections import ExecutionConfig
 from sweep.core.stop_request import StopRequest
 from sweep.core.trial import Assignment, State
 from sweep.execution import ray_private, trial_worker
@@ -67,7 +67,7 @@ class TrialSource(Protocol):
 
 
 def execute(
-    config: SweepConfig,
+    config: ExecutionConfig,
     source: TrialSource,
     slots: Callable[[], int],
     stop: StopRequest,
@@ -152,7 +152,7 @@ class _TuneSearcher(_NotPickled, Searcher):
         source: TrialSource,
         slots: Callable[[], int],
         stop: StopRequest,
-        config: SweepConfig,
+        config: ExecutionConfig,
         faces: Mapping[Split, str],
     ) -> None:
         super().__init__(metric=None, mode=None)
@@ -204,7 +204,7 @@ class _TuneScheduler(_NotPickled, FIFOScheduler):
 class _TuneCallback(_NotPickled, tune.Callback):
     """Records restarts and failures of crashed trials, and kills workers that have not reported for too long."""
 
-    def __init__(self, source: TrialSource, stop: StopRequest, config: SweepConfig) -> None:
+    def __init__(self, source: TrialSource, stop: StopRequest, config: ExecutionConfig) -> None:
         self._source, self._stop, self._config = source, stop, config
         self._limit = config.timeout_minutes * 60 if config.timeout_minutes else float("inf")
         self._silence: dict[Trial, float] = {}  # seconds since its last report

@@ -20,8 +20,8 @@ from sweep.analysis.budget_forecast import doubling_text
 from sweep.analysis.error_analysis import ErrorAnalysis, WorstFace, analyse_errors
 from sweep.analysis.leaderboard import cells, columns, notes, summary_line
 from sweep.analysis.sweep_result import SweepResult, load
-from sweep.core.config import SweepConfig
 from sweep.core.formatting import short_name
+from sweep.core.sections import StorageConfig
 from sweep.reporting.report_text import (
     CED,
     CURVES,
@@ -107,10 +107,8 @@ def write_report(sweeps: Sequence[SweepResult], path: Path) -> Path:
     return path
 
 
-def refresh_report(config: SweepConfig) -> Path | None:
-    """Writes a sweep's report anew, if its config wants one; a fault of the display is only logged."""
-    if not config.report:
-        return None
+def refresh_report(config: StorageConfig) -> Path | None:
+    """Writes a sweep's report anew; a fault of the display is only logged."""
     try:
         return write_report([load(config.folder)], config.folder / REPORT_FILE)
     except Exception:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.rungs import next_rung
 from sweep.search.trial_table import TrialTable
@@ -19,7 +19,7 @@ from sweep.search.trial_table import TrialTable
 _ROUNDING = 1e-9  # of a share of trials
 
 
-def _reserves_repeats(config: SweepConfig) -> bool:
+def _reserves_repeats(config: SearchConfig) -> bool:
     """Whether a part of the budget is set aside for repeats: only where it pays for a repeat of each candidate."""
     share, candidates = config.repeats.share, config.repeats.candidates
     if len(config.objectives) > 1 or config.sampler.name == "grid":
@@ -42,7 +42,7 @@ class BudgetCheck:
 
     def __init__(
         self,
-        config: SweepConfig,
+        config: SearchConfig,
         trials: TrialTable,
         live: Collection[int],
         hours: float,
@@ -132,6 +132,6 @@ class BudgetCheck:
         return config.device_hours is None or device_hours(config, self._trials) < share * config.device_hours
 
 
-def device_hours(config: SweepConfig, records: Sequence[TrialRecord]) -> float:
+def device_hours(config: SearchConfig, records: Sequence[TrialRecord]) -> float:
     """Training time of all trials, times the GPUs of each; without GPUs, times one."""
     return TrialTable.of(config, records).seconds / 3600 * (config.resources.gpus or 1.0)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import Assignment, State, TrialRecord
 from sweep.search.objectives import broken_limit
 from sweep.search.pruners import should_prune
@@ -42,7 +42,7 @@ class SweepController:
     """
 
     def __init__(
-        self, config: SweepConfig, study: Study, log: Log, clock: Callable[[], float] = time.monotonic
+        self, config: SearchConfig, study: Study, log: Log, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._config, self._study, self._log, self._clock = config, study, log, clock
         self._began, self._full = clock(), False

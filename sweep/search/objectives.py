@@ -7,7 +7,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from sweep.core.config import LimitsConfig, SweepConfig
+from sweep.core.config import SearchConfig
+from sweep.core.sections import LimitsConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.rungs import Rung
 from sweep.search.trial_table import TrialTable
@@ -42,7 +43,7 @@ def pareto_front(objective: str, records: Sequence[TrialRecord]) -> list[TrialRe
     return front
 
 
-def ranked_rungs(config: SweepConfig, trials: TrialTable) -> list[tuple[int, Rung]]:
+def ranked_rungs(config: SearchConfig, trials: TrialTable) -> list[tuple[int, Rung]]:
     """The rungs by epoch, ascending, ranked by NME; with a second objective, by how many trials dominate each."""
     if len(config.objectives) == 1:
         return list(trials.rungs.items())

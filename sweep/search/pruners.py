@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from sweep.core.config import PrunerConfig
+from sweep.core.sections import PrunerConfig
 
 Curve = Mapping[int, float]  # epoch (from 1) -> best validation NME so far
 

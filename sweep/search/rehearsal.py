@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.pruners import should_prune
 from sweep.search.rungs import ladder, pause_epochs
@@ -37,7 +37,7 @@ class Extent:
 
 
 def expected_extent(
-    config: SweepConfig, slots: int, records: Sequence[TrialRecord] = (), shares: Mapping[int, float] | None = None
+    config: SearchConfig, slots: int, records: Sequence[TrialRecord] = (), shares: Mapping[int, float] | None = None
 ) -> Extent | None:
     """How many epochs a sweep will still take; None if only time ends it.
 
@@ -82,7 +82,7 @@ class _Rehearsal:
 
     def __init__(
         self,
-        config: SweepConfig,
+        config: SearchConfig,
         slots: int,
         rng: random.Random,
         records: Sequence[TrialRecord],

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sweep.core.config import RepeatsConfig
+from sweep.core.sections import RepeatsConfig
 from sweep.core.student_t import margin
 from sweep.core.trial import State, TrialRecord
 

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import State, TrialRecord
 
 _MIN_FIRST_RUNG = 2  # epoch; after a single one, the ranking of trials may be unrelated to the final one
@@ -22,7 +22,7 @@ _FIRST_DESIGN = 14  # trials: a rung identifies the better third, so a few of th
 _MIN_LAST_RATIO = 1.3  # between the epochs of the last two rungs
 
 
-def ladder(config: SweepConfig) -> tuple[int, ...]:
+def ladder(config: SearchConfig) -> tuple[int, ...]:
     """The epochs at which trials are compared, ascending; the last one is the end of training."""
     return rung_epochs(config.pruner.min_epochs, config.pruner.reduction, config.train.optim.epochs)
 
@@ -38,25 +38,25 @@ def rung_epochs(first: int | None, reduction: int, epochs: int) -> tuple[int, ..
     return (*found, epochs)
 
 
-def first_design(config: SweepConfig) -> int:
+def first_design(config: SearchConfig) -> int:
     """Size of the initial design: trials that reach the first rung before any is promoted or suggested by a model."""
     if config.sampler.startup_trials is not None:
         return config.sampler.startup_trials
     return _FIRST_DESIGN if config.trials is None else min(_FIRST_DESIGN, math.ceil(config.trials / 2))
 
 
-def pause_epochs(config: SweepConfig, record: TrialRecord) -> Sequence[int]:
+def pause_epochs(config: SearchConfig, record: TrialRecord) -> Sequence[int]:
     """The epochs after which a trial may be paused, ascending; a repeat is never paused."""
     return ladder(config)[:-1] if config.pruner.pauses and record.replicate_of is None else ()
 
 
-def next_rung(config: SweepConfig, record: TrialRecord) -> int:
+def next_rung(config: SearchConfig, record: TrialRecord) -> int:
     """The epoch that a trial is trained to without another decision: its next rung, or its last epoch."""
     ahead = (epoch for epoch in pause_epochs(config, record) if epoch > record.epochs)
     return next(ahead, config.train.optim.epochs)
 
 
-def arrivals(config: SweepConfig, record: TrialRecord) -> dict[int, float]:
+def arrivals(config: SearchConfig, record: TrialRecord) -> dict[int, float]:
     """The rungs at which a trial is ranked, and its NME there (a fraction); none for failed trials and repeats.
 
     A diverged or infeasible trial ranks last (infinite) at every rung it has reached and at the one it was heading for.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.budget import BudgetCheck
 from sweep.search.objectives import ranked_rungs
@@ -30,7 +30,7 @@ class Action:
 
 
 def next_action(
-    config: SweepConfig, records: Sequence[TrialRecord], live: Collection[int], hours: float, *, full: bool = False
+    config: SearchConfig, records: Sequence[TrialRecord], live: Collection[int], hours: float, *, full: bool = False
 ) -> Action | None:
     """What a free slot does next; None if there is nothing to do until a running trial has reported more.
 
@@ -58,7 +58,7 @@ def next_action(
     return None
 
 
-def _replicate(config: SweepConfig, trials: TrialTable, budget: BudgetCheck) -> Action | None:
+def _replicate(config: SearchConfig, trials: TrialTable, budget: BudgetCheck) -> Action | None:
     """A repeat of one of the best, where it may change the winner and the budget allows it."""
     if not config.repeats.share or len(config.objectives) > 1 or not budget.allows_repeat():
         return None
@@ -67,7 +67,7 @@ def _replicate(config: SweepConfig, trials: TrialTable, budget: BudgetCheck) -> 
 
 
 def _search(
-    config: SweepConfig, trials: TrialTable, live: Collection[int], budget: BudgetCheck, *, full: bool
+    config: SearchConfig, trials: TrialTable, live: Collection[int], budget: BudgetCheck, *, full: bool
 ) -> Action | None:
     """A new or a paused trial, where the budget allows it."""
     if not budget.allows_search:
@@ -79,7 +79,7 @@ def _search(
     return next((a for a in actions if a.kind == "new" or budget.fits(trials[a.number])), None)
 
 
-def _unfinished(config: SweepConfig, trials: TrialTable) -> int | None:
+def _unfinished(config: SearchConfig, trials: TrialTable) -> int | None:
     """The paused trial to complete after the search: the best of all or, while none is complete, the furthest."""
     if trials.complete:
         leader = trials.leader if len(config.objectives) == 1 else None
@@ -88,7 +88,7 @@ def _unfinished(config: SweepConfig, trials: TrialTable) -> int | None:
     return min(furthest)[-1] if furthest else None
 
 
-def worst_paused(config: SweepConfig, records: Sequence[TrialRecord]) -> TrialRecord | None:
+def worst_paused(config: SearchConfig, records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The trial to stop for good if more than `pruner.paused` are paused; None otherwise."""
     trials = TrialTable.of(config, records)
     if len(trials.paused) <= config.pruner.paused:
@@ -97,7 +97,7 @@ def worst_paused(config: SweepConfig, records: Sequence[TrialRecord]) -> TrialRe
     return trials[worst]
 
 
-def _balanced(config: SweepConfig, trials: TrialTable, live: Collection[int]) -> list[Action]:
+def _balanced(config: SearchConfig, trials: TrialTable, live: Collection[int]) -> list[Action]:
     """A new trial and the best one paused at each rung, ordered so that all intervals between rungs get equal epochs.
 
     The first design, which the model learns from, counts half.
@@ -116,7 +116,7 @@ def _balanced(config: SweepConfig, trials: TrialTable, live: Collection[int]) ->
     return [action for *_, action in sorted(candidates, key=lambda c: c[:2])]
 
 
-def _promotable(config: SweepConfig, trials: TrialTable) -> list[Action]:
+def _promotable(config: SearchConfig, trials: TrialTable) -> list[Action]:
     """The paused trials in the best 1/reduction of their rung, when no new ones start: furthest first, then best."""
     rungs = ranked_rungs(config, trials)
     ranked = [(-epoch, *entry) for epoch, rung in rungs for entry in rung.promotable(config.pruner.reduction)]

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from sweep.core.config import SweepConfig, differences, with_younger
+from sweep.core.config import SearchConfig, differences, with_younger
 from sweep.core.errors import StudyMismatchError, StudyStorageError
 from sweep.core.redaction import redact
 from sweep.core.retry import Backoff
@@ -42,7 +42,7 @@ class Study:
     Every access to the database waits while it is unavailable, and raises StudyStorageError after 15 minutes.
     """
 
-    def __init__(self, storage: optuna.storages.BaseStorage, config: SweepConfig) -> None:
+    def __init__(self, storage: optuna.storages.BaseStorage, config: SearchConfig) -> None:
         self._storage, self._config = storage, config
         self._study_id = storage.get_study_id_from_name(config.name)
         self._distributions = {d.key: distribution(d) for d in config.dimensions}
@@ -55,7 +55,7 @@ class Study:
         self._tried = {_key(r.params) for r in self._trials}
 
     @classmethod
-    def open(cls, url: str, config: SweepConfig) -> Study:
+    def open(cls, url: str, config: SearchConfig) -> Study:
         """Opens the study of a sweep's name in a database, or creates it.
 
         Raises:
@@ -78,7 +78,7 @@ class Study:
         return cls(storage, config)
 
     @classmethod
-    def in_memory(cls, config: SweepConfig) -> Study:
+    def in_memory(cls, config: SearchConfig) -> Study:
         """A study without a database, for simulations."""
         storage = optuna.storages.InMemoryStorage()
         optuna.create_study(storage=storage, study_name=config.name)

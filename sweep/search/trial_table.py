@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import overload
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.rungs import Rung, arrivals, ladder, next_rung
 
@@ -25,7 +25,7 @@ class TrialTable(Sequence[TrialRecord]):
         next_rung: by number, the epoch that a trial is trained to without another decision, see `rungs.next_rung`.
     """
 
-    def __init__(self, config: SweepConfig, records: Iterable[TrialRecord] = ()) -> None:
+    def __init__(self, config: SearchConfig, records: Iterable[TrialRecord] = ()) -> None:
         self._config = config
         self._records: dict[int, TrialRecord] = {}
         self._paused: dict[int, TrialRecord] = {}
@@ -41,7 +41,7 @@ class TrialTable(Sequence[TrialRecord]):
             self.upsert(record)
 
     @classmethod
-    def of(cls, config: SweepConfig, records: Sequence[TrialRecord]) -> TrialTable:
+    def of(cls, config: SearchConfig, records: Sequence[TrialRecord]) -> TrialTable:
         """A table of the records; the records themselves if they are one."""
         return records if isinstance(records, cls) else cls(config, records)
 

@@ -15,7 +15,7 @@ from multiprocessing.pool import Pool
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.formatting import format_seconds
 from sweep.simulation.recorded_curves import NME, Metric
 from sweep.simulation.simulator import History, simulate
@@ -29,11 +29,11 @@ _POINTS = 40  # at which the regret of a sweep is looked at
 _LEAST = 1e-3  # of a sweep's regret after one training: what is less counts as this, before the logarithm is taken
 _SAME = 1e-9  # difference of what is the same
 
-Job = tuple[SweepConfig, SurrogateTask, int, int]  # as `simulate` takes it
+Job = tuple[SearchConfig, SurrogateTask, int, int]  # as `simulate` takes it
 
 
 def simulate_all(
-    sweeps: Mapping[str, SweepConfig], task: SurrogateTask, slots: int, repeats: int, processes: int
+    sweeps: Mapping[str, SearchConfig], task: SurrogateTask, slots: int, repeats: int, processes: int
 ) -> dict[str, list[History]]:
     """Each sweep so many times, with the seeds of its config and after it; without the trials at the end.
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.trial import Params, State, TrialRecord
 from sweep.search.controller import SweepController
 from sweep.search.ranking import best
@@ -109,7 +109,7 @@ class Clock:
 Choose = Callable[[TrialRecord | None, TrialRecord], TrialRecord]  # chosen before, just reported -> chosen now
 
 
-def simulate(config: SweepConfig, task: SurrogateTask, slots: int, seed: int) -> History:
+def simulate(config: SearchConfig, task: SurrogateTask, slots: int, seed: int) -> History:
     """Runs a sweep to its end.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sweep.core.config import SweepConfig
+from sweep.core.sections import StorageConfig
 from trainer import run_folder
 from trainer.errors import ConfigError
 
@@ -36,7 +36,7 @@ def find_sweep(name: str | Path, output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(config: SweepConfig) -> Iterator[None]:
+def locked(config: StorageConfig) -> Iterator[None]:
     """Locks the sweep, whose log only one process may append to; raises ConfigError if another one holds the lock."""
     try:
         lock = FileLock(config.folder / ".lock").acquire(timeout=0)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweep.core.config import SweepConfig
 from sweep.core.errors import StorageError, TrackingUnavailable
 from sweep.core.mlflow_uri import resolve_uri
+from sweep.core.sections import TrackingConfig
 from sweep.storage.remote_files import Storage
 from sweep.storage.sweep_folder import CED_FILE, EVENTS_FILE, MLFLOW_STATE_FILE
 from sweep.tracking.projector import MlflowSync
@@ -50,8 +50,14 @@ def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float) -> None:
         figure.savefig(temporary, format="png")
 
 
-def make_mlflow_sync(config: SweepConfig, storage: Storage | None = None) -> MlflowSync:
-    """The projection of a sweep's event log into its MLflow store; missing files are fetched from the storage."""
+def make_mlflow_sync(config: TrackingConfig, threshold: float, storage: Storage | None = None) -> MlflowSync:
+    """The projection of a sweep's event log into its MLflow store.
+
+    Args:
+        config: the sweep.
+        threshold: NME (a fraction) up to which error distributions are drawn.
+        storage: where files are fetched from that are not here.
+    """
     output = config.folder.parent
     uri = resolve_uri(config.mlflow_uri, output)
     return MlflowSync(
@@ -60,7 +66,7 @@ def make_mlflow_sync(config: SweepConfig, storage: Storage | None = None) -> Mlf
         config.mlflow_experiment,
         config.folder / MLFLOW_STATE_FILE,
         output / "mlartifacts",
-        functools.partial(_supply, storage, config.train.data.threshold),
+        functools.partial(_supply, storage, threshold),
     )
 
 
@@ -73,16 +79,16 @@ def _supply(storage: Storage | None, threshold: float, path: Path) -> None:
     render(path, threshold)
 
 
-def mlflow_page(config: SweepConfig) -> str:
+def mlflow_page(sync: MlflowSync) -> str:
     """Path of the sweep's experiment on an MLflow server, in the view for training, which is not the default."""
-    number = make_mlflow_sync(config).experiment_id
+    number = sync.experiment_id
     return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
 
 
-def send(config: SweepConfig) -> bool:
+def send(sync: MlflowSync) -> bool:
     """Sends the rest of a sweep to MLflow; False, with a warning logged, if that is not possible now."""
     try:
-        make_mlflow_sync(config).catch_up()
+        sync.catch_up()
     except TrackingUnavailable as error:
         logger.warning("%s", error)
         return False

@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.core.config import SweepConfig
+from sweep.core.config import SearchConfig
 from sweep.core.search_space import Dimension, active, filled
 from sweep.core.trial import Params
 from sweep.search.objectives import ranked_rungs
@@ -66,7 +66,7 @@ class Sampler:
         trials: the table of all trials, updated during the sweep.
     """
 
-    def __init__(self, config: SweepConfig, trials: TrialTable) -> None:
+    def __init__(self, config: SearchConfig, trials: TrialTable) -> None:
         self._config, self._trials = config, trials
         self._cube = UnitCube(config.dimensions)
         self._distributions = {d.key: distribution(d) for d in config.dimensions}

@@ -9,7 +9,8 @@ import pytest
 from harness import MemoryLog
 from optuna.storages import InMemoryStorage
 
-from sweep.core.config import RepeatsConfig, SweepConfig
+from sweep.core.config import SweepConfig
+from sweep.core.sections import RepeatsConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.budget import device_hours
 from sweep.search.controller import SweepController

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from sweep.core.config import LimitsConfig, SweepConfig
+from sweep.core.config import SweepConfig
+from sweep.core.sections import LimitsConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.objectives import broken_limit, costs, pareto_front, ranked_rungs, second_value
 from sweep.search.sampling.sampler import Sampler

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sweep.core.config import PrunerConfig
+from sweep.core.sections import PrunerConfig
 from sweep.search.pruners import should_prune
 from sweep.search.rungs import Rung, rung_epochs
 

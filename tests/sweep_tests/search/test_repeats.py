@@ -6,7 +6,7 @@ import random
 import pytest
 
 from sweep.analysis.statistics import mean_interval
-from sweep.core.config import RepeatsConfig
+from sweep.core.sections import RepeatsConfig
 from sweep.core.trial import State, TrialRecord
 from sweep.search.ranking import best, rank
 from sweep.search.replicates import ConfigRuns, next_replicate, pooled_spread, runs_by_config

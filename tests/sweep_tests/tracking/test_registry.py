@@ -212,7 +212,7 @@ def rerun(sweep: SweepResult, folder: Path) -> Event:
 
 
 def test_other_weights_of_the_same_run_leave_the_first_version_as_it_was(copied, tmp_path):
-    projector = make_mlflow_sync(copied.config)
+    projector = make_mlflow_sync(copied.config, copied.config.train.data.threshold)
     projector.catch_up()
     run_id = projector.run_id("0")
     first = copied.folder / "trials" / "0000" / "best.pt"
