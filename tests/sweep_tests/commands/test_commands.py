@@ -158,8 +158,8 @@ def test_an_unknown_shell_is_refused(capsys):
         (RerunError("seed-0000-1: diverged"), 1, "RerunError: seed-0000-1: diverged"),
         (FileNotFoundError(2, "No such file or directory", "x"), 1, "FileNotFoundError: [Errno 2]"),
         (KeyboardInterrupt(), 130, "the same goes on"),
-        (OSError("http://me:pass@host is away"), 1, "OSError: http://me:***@host is away"),
-        (ConfigError("mlflow_uri = http://me:pass@host: wrong"), 2, "http://me:***@host: wrong"),
+        (OSError("http://me:pass@host is away"), 1, "OSError: http://***@host is away"),
+        (ConfigError("mlflow_uri = http://me:pass@host: wrong"), 2, "http://***@host: wrong"),
     ],
 )
 def test_a_failure_is_one_message_without_passwords(capsys, error, code, told):
