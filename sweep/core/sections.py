@@ -135,7 +135,7 @@ class BudgetConfig(Section):
     @model_validator(mode="after")
     def _ends(self) -> Self:
         if all(limit is None for limit in (self.trials, self.epochs, self.hours, self.device_hours)):
-            raise ValueError("trials, epochs, hours and device_hours are null: one of them must end the sweep")
+            raise ValueError("trials, epochs, hours, device_hours = null: one of them must end the sweep")
         return self
 
 

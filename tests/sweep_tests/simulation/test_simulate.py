@@ -379,7 +379,7 @@ def test_repeats_and_divergences_of_a_sweep_are_curves_too(here):
         (("--slots", "0"), "slots = 0: "),
         (("--sampler.name", "best"), "sampler.name = 'best': "),
         (("--slotz", "3"), "--slotz: unknown option (nearest valid key: slots)"),
-        (("--epochs", "null"), "trials, epochs, hours and device_hours are null"),
+        (("--epochs", "null"), "trials, epochs, hours, device_hours = null"),
         (("--space", "{optim.weight_decay: {log_uniform: [0.001, 0.1]}}"), "space.optim.weight_decay: the recorded"),
         (("--space", "{optim.larning: {uniform: [0, 1]}}"), "space.optim.larning: the trainer has no such setting"),
     ],
