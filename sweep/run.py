@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from sweep.analysis.sweep_result import SweepResult, load
 from sweep.analysis.warm_start import warmed
 from sweep.core.config import SweepConfig
-from sweep.core.config_file import load_sweep
+from sweep.core.config_file import load_to_run
 from sweep.core.stop_request import INTERRUPTED
 from sweep.driver import end_hook
 from sweep.driver.command_line import python_command, run_command
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequence[str]) -> int:
     console = Console(file=cast(TextIO, BrokenPipeSafeStream(sys.stdout)))
-    config = warmed(load_sweep(arguments.sweep, overrides))
+    config = _load(arguments.sweep, overrides)
     if arguments.dry_run:
         from sweep.driver.preflight import dry_run
 
@@ -57,6 +57,14 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequen
     with end_hook.at_end(arguments.on_end, config) as end:
         end.code = SweepRun(config, console, command).run()
     return end.code
+
+
+def _load(path: str | Path | None, overrides: Mapping[str, str]) -> SweepConfig:
+    """The config to run; says what variables of the environment give."""
+    config, lines = load_to_run(path, overrides)
+    for line in lines:
+        print(line, file=sys.stderr)
+    return warmed(config)
 
 
 def run_sweep(sweep: str | Path | None = None, **settings: Any) -> SweepResult:
@@ -77,7 +85,7 @@ def run_sweep(sweep: str | Path | None = None, **settings: Any) -> SweepResult:
         key: os.fspath(value) if isinstance(value, str | os.PathLike) else json.dumps(value)
         for key, value in settings.items()
     }
-    config = warmed(load_sweep(sweep, texts))
+    config = _load(sweep, texts)
     arguments = ", ".join([repr(str(sweep or "demo")), *(f"{key}={value!r}" for key, value in settings.items())])
     if SweepRun(config, Console(), f"sweep.run_sweep({arguments})").run() == INTERRUPTED:
         raise KeyboardInterrupt

@@ -26,7 +26,7 @@ class Layer(NamedTuple):
 TRAINER = {
     "ground": Layer(
         {"errors", "cores", "landmarks", "metrics", "metric_names", "coords", "atomic_file"}
-        | {"settings", "config", "data_config", "forms", "pulse", "run_folder"},
+        | {"settings", "config", "data_config", "forms", "pulse", "run_folder", "user_folders"},
         set(),
     ),
     "machine": Layer({"runtime", "checkpoint"}, {"ground"}),

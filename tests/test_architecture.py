@@ -38,6 +38,7 @@ HOMES = {
         "sweep/execution/node_setup.py",
         "sweep/execution/ray_private.py",
         "sweep/execution/ray_session.py",
+        "sweep/execution/ray_start.py",
         "sweep/execution/trial_worker.py",
         "sweep/execution/tune_executor.py",
     },

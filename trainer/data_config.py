@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer.landmarks import LAYOUTS, Layout, Norm
 from trainer.settings import NotSearched, Section, refuse_without_effect
+from trainer.user_folders import default_cache
 
 LayoutName = Literal["wflw98", "w300_68", "cofw29", "aflw19"]
 Placeholders = Literal["refuse", "missing", "merl_rav", "keep"]
@@ -132,8 +132,7 @@ class DataConfig(Section):
     @property
     def cache_folder(self) -> Path:
         """The folder that holds the crop cache."""
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(self.cache_dir).expanduser() if self.cache_dir else Path(home) / "starsweep"
+        return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
 
     @field_validator("group_by")
     @classmethod

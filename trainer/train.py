@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from trainer.config import TrainConfig
-from trainer.cores import processes
+from trainer.cores import lone_of_many, processes
 from trainer.errors import CheckpointError, ConfigError, DataError, ModelError, NonFiniteError
 from trainer.forms import choose, form_of, is_open, slow_warning
 from trainer.pulse import Pulse
@@ -50,6 +50,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     arguments = parser.parse(argv)
     overrides = parser.overrides(arguments)
+    if alone := lone_of_many():
+        print(alone, file=sys.stderr)
     try:
         if processes() == 1:
             return _train(*_prepare(arguments.config, arguments.resume, overrides))

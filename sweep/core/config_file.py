@@ -12,10 +12,22 @@ from sweep.core.config import SweepConfig, in_todays_words
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from trainer import settings
+from trainer.cores import lone_of_many
 from trainer.errors import ConfigError
 from trainer.settings import Tree
 
 S = TypeVar("S", bound=SweepConfig)
+
+# Settings by the variables with which users of Ray and MLflow name the same
+_GIVEN_BY = {
+    "ray_address": "RAY_ADDRESS",
+    "mlflow_uri": "MLFLOW_TRACKING_URI",
+    "mlflow_experiment": "MLFLOW_EXPERIMENT_NAME",
+}
+_NOT_OBEYED = {
+    "MLFLOW_EXPERIMENT_ID": "a sweep names its experiment (mlflow_experiment, or MLFLOW_EXPERIMENT_NAME)",
+    "MLFLOW_RUN_ID": "a sweep makes runs of its own",
+}
 DEMO = Path(__file__).parents[2] / "configs" / "sweep" / "demo.yaml"
 
 
@@ -33,6 +45,34 @@ def load_sweep(path: str | Path | None, overrides: Mapping[str, str], *, written
     if written:
         tree = in_todays_words(tree)
     return build_sweep(SweepConfig, tree, overrides, str(source))
+
+
+def load_to_run(path: str | Path | None, overrides: Mapping[str, str]) -> tuple[SweepConfig, list[str]]:
+    """As `load_sweep`, with what variables of Ray and MLflow give where neither the file nor an override does.
+
+    Returns:
+        The config, and a line for each variable: what it gives, or that it is not obeyed.
+
+    Raises:
+        ConfigError: as `load_sweep`; a fault of a variable's value names the variable.
+    """
+    source = Path(path) if path is not None else DEMO
+    tree = read_tree(source)
+    settings.apply_overrides(SweepConfig, tree, overrides)
+    given = {key: os.environ[name] for key, name in _GIVEN_BY.items() if key not in tree and os.environ.get(name)}
+    lines = [f"{name} is set, but {reason}" for name, reason in _NOT_OBEYED.items() if os.environ.get(name)]
+    if lone_of_many():
+        lines.append("WORLD_SIZE is set, but Ray starts the processes of a sweep (resources.workers)")
+    if re.match(r"https?://", given.get("ray_address", "")):
+        lines.append(f"RAY_ADDRESS is set, but {redact(given.pop('ray_address'))} is a dashboard and no cluster's head")
+    elif given.get("ray_address") == "local":
+        del given["ray_address"]
+    try:
+        config = build_sweep(SweepConfig, tree | given, {}, str(source))
+    except ConfigError as error:
+        names = [_GIVEN_BY[key] for key in given if str(error).startswith(key)]
+        raise ConfigError(f"{error} (given by {names[0]})" if names else str(error)) from None
+    return config, [f"{key} = {redact(value)} (given by {_GIVEN_BY[key]})" for key, value in given.items()] + lines
 
 
 def read_tree(path: Path) -> Tree:

@@ -23,6 +23,10 @@ class TrackingUnavailable(Exception):
     """MLflow cannot be reached or cannot answer now; what was sent until then is kept. The message holds no secret."""
 
 
+class RayStartError(RuntimeError):
+    """Ray does not start on this machine; the message says why, and what can be done."""
+
+
 class ClusterGoneError(RuntimeError):
     """The head of the cluster did not answer for too long; the sweep can be resumed on a cluster."""
 

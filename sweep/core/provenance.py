@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.cores import available_cores
 from trainer.data.crops import HASH_VERSION
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def provenance() -> dict[str, str]:
     """Tags for the sweep's MLflow run."""
     tags = {f"version.{name}": _version(name) for name in _PACKAGES}
     tags["version.python"] = platform.python_version()
-    tags["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    tags["machine"] = f"{platform.system()} {platform.machine()}, {available_cores()} of {os.cpu_count()} CPUs"
     tags["git.commit"] = _commit()
     return tags
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweep.analysis.sweep_result import SweepResult, load
-from sweep.core.errors import ClusterGoneError, RerunError, StudyStorageError, TrackingUnavailable
+from sweep.core.errors import ClusterGoneError, RayStartError, RerunError, StudyStorageError, TrackingUnavailable
 from sweep.core.redaction import redact
 from trainer.errors import CheckpointError, ConfigError, DataError, DiskFullError, ModelError, NonFiniteError
 from trainer.settings import ArgumentParser
 
-_RESUMABLE = (DiskFullError, StudyStorageError, ClusterGoneError)
+_RESUMABLE = (DiskFullError, StudyStorageError, ClusterGoneError, RayStartError)
 _EXPLAINED = (DataError, ModelError, CheckpointError, NonFiniteError, RerunError, TrackingUnavailable, OSError)
 
 

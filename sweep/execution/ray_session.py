@@ -31,14 +31,13 @@ from ray.autoscaler.sdk import request_resources
 
 from sweep.core.sections import ExecutionConfig
 from sweep.core.stop_request import StopRequest
-from sweep.execution import ray_private
+from sweep.execution import ray_private, ray_start
 from trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _JOIN_TIMEOUT = 120.0  # seconds for this machine to join a cluster
-_MAX_STARTS = 5  # attempts to start Ray on a busy machine
 _PACKAGES = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "trainer")]
 
 
@@ -69,33 +68,16 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
 
 def _join(config: ExecutionConfig, stack: contextlib.ExitStack) -> None:
     """Starts Ray, or joins the cluster; `stack` undoes the changes to this process."""
-    options: dict[str, Any]
-    if config.ray_address is None:
-        options = {"address": "local", "include_dashboard": False, "object_store_memory": 200_000_000}
-        stack.enter_context(ray_private.loopback_only())
-    else:
-        packages = {"py_modules": _PACKAGES, "excludes": ["**/__pycache__"]}
-        options = {"address": config.ray_address, "runtime_env": packages}
-        stack.enter_context(_membership(config.ray_address))
     ray_private.redirect_messages(_log_message)
+    if config.ray_address is None:
+        stack.enter_context(ray_start.local_ray())
+        return
+    stack.enter_context(_membership(config.ray_address))
+    packages = {"py_modules": _PACKAGES, "excludes": ["**/__pycache__"]}
     try:
-        _start(options)
+        ray_start.connect(address=config.ray_address, runtime_env=packages)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        if config.ray_address is None:
-            raise
         raise ConfigError(f"ray_address = {config.ray_address!r}: {str(error).splitlines()[0]}") from None
-
-
-def _start(options: dict[str, Any]) -> None:
-    """Calls `ray.init`, and repeats it when a busy machine was not ready within Ray's own timeout of 30 s."""
-    for left in reversed(range(_MAX_STARTS)):
-        try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
-            return
-        except Exception as error:  # Ray has no type for this
-            if not left or "timed out during startup" not in str(error):
-                raise
-            logger.warning("Ray was not up within half a minute, as on a very busy machine; trying again")
 
 
 def run_while_head_alive(task: Callable[[], T], stop: StopRequest) -> T:

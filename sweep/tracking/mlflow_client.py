@@ -175,6 +175,7 @@ def connect(uri: str) -> MlflowClient:
     """A client of the store, whose tables are created if necessary."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _spare_loopback()
     from mlflow import MlflowClient
 
     # only these two: they log every step of a schema, and every retry of an unavailable database
@@ -183,6 +184,14 @@ def connect(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         _make_tables(Path(uri.removeprefix("sqlite:///")))
     return MlflowClient(tracking_uri=uri)
+
+
+def _spare_loopback() -> None:
+    """Keeps requests to this machine from a proxy that http_proxy names: it would ask its own loopback, or refuse."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    missing = [host for host in ("localhost", "127.0.0.1", "::1") if host not in spared.split(",")]
+    if spared != "*" and missing:
+        os.environ["no_proxy"] = ",".join(filter(None, [spared, *missing]))
 
 
 def _make_tables(database: Path) -> None:

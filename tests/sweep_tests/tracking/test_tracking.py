@@ -17,6 +17,7 @@ import yaml
 from harness import MlflowServer
 from prepared import copy_empty_store
 from proxy import Proxy
+from requests.utils import should_bypass_proxies
 from waiting import PATIENCE, wait_for
 
 from sweep.core.errors import TrackingUnavailable
@@ -396,6 +397,20 @@ def test_uris_are_made_absolute(tmp_path, monkeypatch):
 def test_uris_that_cannot_work_are_refused(uri):
     with pytest.raises(ValueError, match="MLflow"):
         resolve_uri(uri, Path())
+
+
+def test_a_proxy_is_not_asked_for_what_is_on_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for spared in ("", "intern.example,localhost"):
+        monkeypatch.setenv("no_proxy", spared)
+        connect(f"sqlite:///{tmp_path / 'a.db'}")
+        for host in ("127.0.0.1", "localhost"):
+            assert should_bypass_proxies(f"http://{host}:5000/api", None)
+        assert not should_bypass_proxies("http://elsewhere.example:5000/api", None)
+        assert should_bypass_proxies("http://intern.example/api", None) == bool(spared)
+    monkeypatch.setenv("no_proxy", "*")
+    connect(f"sqlite:///{tmp_path / 'a.db'}")
+    assert os.environ["no_proxy"] == "*"
 
 
 # The background writer

@@ -389,7 +389,11 @@ def test_torchrun_trains_one_run_that_one_process_can_go_on_with(
 def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: 8)
     assert TrainConfig().with_threads().run.threads == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # of a launcher that has not started this process
+    assert TrainConfig().with_threads().run.threads == 8
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     for processes, threads in [("2", 4), ("3", 2), ("9", 1)]:
+        monkeypatch.setenv("WORLD_SIZE", processes)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         assert TrainConfig().with_threads().run.threads == threads
 
@@ -398,6 +402,7 @@ def test_all_processes_but_the_first_are_silent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     for rank, spoken in [("1", False), ("0", True)]:
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as ended:
