@@ -506,7 +506,7 @@ def test_a_server_that_is_away_is_reported_without_the_password(tmp_path):
     small_sweep(sweep)
     projector = sweep.projector()
     for attempt in (projector.catch_up, projector.check):
-        with pytest.raises(TrackingUnavailable, match=r"me:\*\*\*@127\.0\.0\.1:9") as caught:
+        with pytest.raises(TrackingUnavailable, match=r"http://\*\*\*@127\.0\.0\.1:9") as caught:
             attempt()
         assert "secret" not in str(caught.value)
         assert str(caught.value).endswith("refused")
