@@ -19,11 +19,13 @@ from sweep.execution.resources import check_local
 from sweep.search.rehearsal import expected_extent
 from sweep.tracking.artifacts import make_mlflow_sync
 from trainer.config import TrainConfig
+from trainer.cores import available_memory
 from trainer.data.crop_cache import load_splits
 from trainer.data.survey import survey
 from trainer.forms import Form, FormSpeeds, choose, form_of
 from trainer.speed import Speed, measure_speed
 
+_MEMORY_SHARE = 0.9  # of the memory that trials may take; above it, Ray ends one
 _MIN_GAIN = 0.05  # of throughput, from which another division of the cores is recommended
 
 
@@ -54,6 +56,7 @@ def dry_run(config: SweepConfig) -> str:
         f"  speed      {speed.images_per_second:.1f} images/s a trial; "
         f"validation {format_seconds(speed.validation_seconds)}; memory {_gigabytes(speed.memory_bytes)} a trial"
     )
+    lines += _compare_memory(speed.memory_bytes, slots, available_memory()) if on_cores else []
     if on_cores:
         lines += _compare_throughputs(config, throughput)
     return "\n".join([*lines, *_forecast(config, slots, faces.splits["train"].faces, speed)])
@@ -99,6 +102,15 @@ def _compare_throughputs(config: SweepConfig, configured: SlotThroughput) -> lis
         advice = f"; try --resources.cpus {other.threads}" if gain > _MIN_GAIN else ""
         lines.append(f"             {_describe(other)} ({gain:+.0%}{advice})")
     return lines
+
+
+def _compare_memory(each: int, slots: int, available: int | None) -> list[str]:
+    """The memory of all trials at once against what this process may use; nothing where that is not known."""
+    if available is None:
+        return []
+    fit = max(1, int(_MEMORY_SHARE * available / each))
+    advice = f"; too much: try --slots {fit}" if fit < slots else ""
+    return [f"  memory     {_gigabytes(each * slots)} of {_gigabytes(available)} for {slots} at once{advice}"]
 
 
 def _describe(throughput: SlotThroughput) -> str:

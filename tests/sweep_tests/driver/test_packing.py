@@ -27,6 +27,19 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
+    ("each", "slots", "available", "line"),
+    [
+        (2e9, 4, 64e9, "  memory     8.00 GB of 64.00 GB for 4 at once"),
+        (2e9, 4, 8e9, "  memory     8.00 GB of 8.00 GB for 4 at once; too much: try --slots 3"),
+        (9e9, 2, 8e9, "  memory     18.00 GB of 8.00 GB for 2 at once; too much: try --slots 1"),
+        (2e9, 4, None, None),
+    ],
+)
+def test_the_memory_of_all_trials_is_compared_with_what_there_is(each, slots, available, line) -> None:
+    assert preflight._compare_memory(each, slots, available) == ([line] if line else [])
+
+
+@pytest.mark.parametrize(
     ("slots", "threads", "expected"),
     [
         (2, 1, [(1, 2)]),
