@@ -56,7 +56,7 @@ ui: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "starsweep needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 

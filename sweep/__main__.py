@@ -13,6 +13,7 @@ COMMANDS = {
     "simulate": ("sweep.simulate", "what a sweep would find for its budget, on recorded curves"),
     "report": ("sweep.report", "one HTML file about a sweep, or several side by side"),
     "rerun": ("sweep.rerun", "the winner again, with other seeds, or on the test split"),
+    "recipes": ("sweep.recipes", "sweep files that come with it, to be changed"),
     "card": ("sweep.card", "model card, weights and registry"),
     "sync": ("sweep.sync", "send to MLflow what it lacks"),
     "train": ("trainer.train", "train one configuration"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from sweep.analysis.findings import Finding, Reproduction
-from sweep.driver.command_line import add_sweep_argument, load_given, python_command, run_command
+from sweep.driver.command_line import add_sweep_argument, load_given, own_command, run_command
 from sweep.driver.log_file import logging_into
 from sweep.driver.verification import Verification, chosen_trial
 from sweep.reporting.html_report import refresh_report
@@ -80,7 +80,7 @@ def _rerun(arguments: argparse.Namespace) -> int:
             print(f"report: {report}")
         sent = send(make_mlflow_sync(config, config.train.data.threshold))
     if not sent:
-        print(f"MLflow has not got this; send it:  {python_command()} -m sweep.sync {config.folder}", file=sys.stderr)
+        print(f"MLflow has not got this; send it:  {own_command('sync')} {config.folder}", file=sys.stderr)
     return 1 if isinstance(finding, Reproduction) and not finding.identical else 0
 
 

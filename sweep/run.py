@@ -19,7 +19,7 @@ from sweep.core.config import SweepConfig
 from sweep.core.config_file import load_to_run
 from sweep.core.stop_request import INTERRUPTED
 from sweep.driver import end_hook
-from sweep.driver.command_line import python_command, run_command
+from sweep.driver.command_line import own_command, run_command
 from sweep.driver.console import BrokenPipeSafeStream
 from trainer.settings import ArgumentParser
 
@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequen
         return 0
     from sweep.driver.session import SweepRun
 
-    command = shlex.join([python_command(), "-m", "sweep.run", *words])
+    command = f"{own_command('run')} {shlex.join(words)}".rstrip()
     with end_hook.at_end(arguments.on_end, config) as end:
         end.code = SweepRun(config, console, command).run()
     return end.code

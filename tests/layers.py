@@ -51,7 +51,7 @@ SWEEP = {
     "reporting": Layer({"reporting"}, {"core", "storage", "search", "analysis"}),
     "driver": Layer({"driver"}, {"core", "storage", "search", "execution", "tracking", "analysis", "reporting"}),
     "commands": Layer(
-        {"run", "report", "rerun", "card", "simulate", "sync", "__main__"},
+        {"run", "report", "rerun", "card", "simulate", "sync", "recipes", "__main__"},
         {"core", "storage", "tracking", "analysis", "simulation", "reporting", "driver"},
     ),
 }

@@ -28,7 +28,9 @@ _NOT_OBEYED = {
     "MLFLOW_EXPERIMENT_ID": "a sweep names its experiment (mlflow_experiment, or MLFLOW_EXPERIMENT_NAME)",
     "MLFLOW_RUN_ID": "a sweep makes runs of its own",
 }
-DEMO = Path(__file__).parents[2] / "configs" / "sweep" / "demo.yaml"
+_INSTALLED, _CHECKED_OUT = (Path(__file__).parents[above] / "configs" for above in (1, 2))
+RECIPES = _INSTALLED if _INSTALLED.exists() else _CHECKED_OUT
+DEMO = RECIPES / "sweep" / "demo.yaml"
 
 
 def load_sweep(path: str | Path | None, overrides: Mapping[str, str], *, written: bool = False) -> SweepConfig:

@@ -91,9 +91,20 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
+def own_command(name: str) -> str:
+    """How to type another command, in the way in which this one was: `starsweep NAME`, or `python -m sweep.NAME`."""
+    if Path(sys.argv[0]).name == "starsweep":
+        return f"{_shortest('starsweep', sys.argv[0])} {name}"
+    return f"{python_command()} -m {'trainer' if name == 'train' else 'sweep'}.{name}"
+
+
 def python_command() -> str:
     """The command for this Python: `python` if that is it, else its path, relative below the working folder."""
-    if shutil.which("python") == sys.executable:
-        return "python"
-    path = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if path.startswith("..") else path)
+    return _shortest("python", sys.executable)
+
+
+def _shortest(name: str, program: str) -> str:
+    if shutil.which(name) == program:
+        return name
+    path = os.path.relpath(program)
+    return shlex.quote(program if path.startswith("..") else path)

@@ -14,7 +14,7 @@ from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from sweep.core.stop_request import StopRequest
 from sweep.core.trial import TrialRecord
-from sweep.driver.command_line import python_command
+from sweep.driver.command_line import own_command, python_command
 from sweep.driver.console import results_table
 from sweep.search import ranking
 from sweep.storage.sweep_folder import REPORT_FILE
@@ -45,7 +45,7 @@ def print_conclusion(
         say(line)
     if not stop.by_user and (text := doubling_text(records)):
         say(text)
-    folder, python = os.path.relpath(config.folder), python_command()
+    folder = os.path.relpath(config.folder)
     say(f"everything lies in {folder}")
     if (config.folder / REPORT_FILE).exists():
         say(f"look at it:         {folder}/{REPORT_FILE}")
@@ -54,12 +54,12 @@ def print_conclusion(
     if uri.startswith("http"):
         say(f"compare in MLflow:  {redact(uri)}{page}")
     else:
-        say(f"compare in MLflow:  {python} -m mlflow ui --backend-store-uri {shlex.quote(redact(uri))}")
+        say(f"compare in MLflow:  {python_command()} -m mlflow ui --backend-store-uri {shlex.quote(redact(uri))}")
         say(f"                    and open http://127.0.0.1:5000{page}")
     if not sent:
         again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
-        say(f"MLflow has not got everything; send the rest:  {python} -m sweep.sync {shlex.quote(folder)}{again}")
+        say(f"MLflow has not got everything; send the rest:  {own_command('sync')} {shlex.quote(folder)}{again}")
     if ranking.best(records):
-        say(f"rerun the best:     {python} -m sweep.rerun {shlex.quote(folder)}")
+        say(f"rerun the best:     {own_command('rerun')} {shlex.quote(folder)}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")

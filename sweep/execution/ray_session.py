@@ -98,6 +98,7 @@ def _membership(address: str) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"ray_address = {address!r}: no cluster answers there ({error})") from None
     words = [
+        "-P",  # a sweep.py in the user's folder is not meant
         "-m",
         "sweep.execution.join_cluster",
         "start",

@@ -47,10 +47,15 @@ def local_ray() -> Iterator[None]:
 
 
 def connect(**options: Any) -> None:
-    """Calls `ray.init`, and repeats it when a busy machine was not ready within Ray's own timeout of 30 s."""
+    """Calls `ray.init`, and repeats it when a busy machine was not ready within Ray's own timeout of 30 s.
+
+    Ray puts the working folder before all others on its workers' path, where a sweep.py of the user's own would be
+    taken for this package; so it is called in the folder of the packages.
+    """
     for left in reversed(range(_MAX_STARTS)):
         try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+            with contextlib.chdir(Path(__file__).parents[2]):
+                ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
             return
         except Exception as error:  # Ray has no type for this
             if not left or "timed out during startup" not in str(error):
