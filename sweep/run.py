@@ -77,7 +77,8 @@ def run_sweep(sweep: str | Path | None = None, **settings: Any) -> SweepResult:
     Raises:
         ConfigError: a setting that does not fit.
         KeyboardInterrupt: stopped by the user; the same call goes on.
-        DataError, ModelError, DiskFullError, StudyStorageError, ClusterGoneError: see `sweep.driver.session.SweepRun`.
+        DataError, ModelError, DiskFullError, StudyStorageError, RayStartError, ClusterGoneError: see
+            `sweep.driver.session.SweepRun`.
     """
     from sweep.driver.session import SweepRun
 

@@ -83,8 +83,8 @@ class SweepRun:
         Raises:
             ConfigError: the sweep is running already, exists with other settings, or a trial asks for too much.
             DataError, ModelError: faces or pretrained weights are missing or faulty.
-            DiskFullError, StudyStorageError, ClusterGoneError: the sweep had to stop; once there is space again, or
-                database or cluster are back, the same command continues it.
+            DiskFullError, StudyStorageError, RayStartError, ClusterGoneError: the sweep had to stop; once there is
+                space again, or database, Ray or cluster are back, the same command continues it.
         """
         check_local(self._config)
         with contextlib.ExitStack() as stack:

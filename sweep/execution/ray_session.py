@@ -50,6 +50,7 @@ def ray_session(config: ExecutionConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: no cluster answers at that address.
+        RayStartError: Ray does not start on this machine.
     """
     with contextlib.ExitStack() as stack:
         _join(config, stack)

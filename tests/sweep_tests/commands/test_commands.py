@@ -29,6 +29,7 @@ OPTIONS = {
     "run": ["SWEEP.yaml", "--dry-run", "--on-end", "--trials", "--train.optim.lr", "--mlflow_uri", "STARSWEEP_NAME"],
     "report": ["NAME", "--output", "--out"],
     "rerun": ["NAME", "--trial", "--seeds", "--final", "--again", "--output", "--mlflow_uri"],
+    "recipes": ["--out"],
     "card": ["NAME", "--output", "--no-register"],
     "sync": ["NAME", "--output", "--mlflow_uri"],
     "train": ["--resume", "--optim.lr", "--data.train_on"],
@@ -113,7 +114,7 @@ def script(tmp_path_factory):
     ("words", "found"),
     [
         ("ru", ["run"]),
-        ("re", ["report", "rerun"]),
+        ("re", ["recipes", "report", "rerun"]),
         ("run --tri", ["--trials"]),
         ("run --train.optim.l", ["--train.optim.lr"]),
         ("run faces.yaml --on", ["--on-end"]),
