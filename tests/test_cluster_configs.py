@@ -337,6 +337,7 @@ def test_ray_takes_the_start_parameters_of_the_pods(job: dict[str, Any]) -> None
 def test_the_hook_of_the_head_ends_the_driver_and_waits(job: dict[str, Any], tmp_path: Path) -> None:
     hook = pods(job)["head"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "__init__.py").touch()  # or the real package would be found before it
     (tmp_path / "sweep" / "run.py").write_text(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(130)))\n"
