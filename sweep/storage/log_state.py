@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +32,7 @@ class LogState:
     history: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
     last_event: dict[int, EventKind] = field(default_factory=dict)
     undecided: int | None = None
+    _seconds: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # of each trial, not rounded
 
     @classmethod
     def of(cls, events: Iterable[tuple[Event, int]]) -> LogState:
@@ -70,7 +72,9 @@ class LogState:
         self.undecided = trial if event.kind is EventKind.REPORT else None
 
     def _reported(self, record: TrialRecord, epoch: int, metrics: dict[str, float]) -> TrialRecord:
-        self.history.setdefault(record.number, {})[epoch] = metrics
-        seconds = sum(row.get(EPOCH_SECONDS, 0.0) for row in self.history[record.number].values())
+        history = self.history.setdefault(record.number, {})
+        before = history.get(epoch, {})  # of an epoch that was trained again
+        history[epoch] = metrics
+        self._seconds[record.number] += metrics.get(EPOCH_SECONDS, 0.0) - before.get(EPOCH_SECONDS, 0.0)
         curve = {**record.curve, epoch: metrics[BEST_NME]} if BEST_NME in metrics else record.curve
-        return replace(record, curve=curve, seconds=round(seconds, 3), metrics=metrics)
+        return replace(record, curve=curve, seconds=round(self._seconds[record.number], 3), metrics=metrics)
