@@ -72,7 +72,7 @@ def load_to_run(path: str | Path | None, overrides: Mapping[str, str]) -> tuple[
     try:
         config = build_sweep(SweepConfig, tree | given, {}, str(source))
     except ConfigError as error:
-        names = [_GIVEN_BY[key] for key in given if str(error).startswith(key)]
+        names = [_GIVEN_BY[key] for key in given if key in str(error)]
         raise ConfigError(f"{error} (given by {names[0]})" if names else str(error)) from None
     return config, [f"{key} = {redact(value)} (given by {_GIVEN_BY[key]})" for key, value in given.items()] + lines
 

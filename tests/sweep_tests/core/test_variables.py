@@ -83,6 +83,12 @@ def test_a_value_that_cannot_be_used_names_its_variable(sweep_file, monkeypatch)
         load_to_run(sweep_file, {})
 
 
+def test_a_value_that_no_sweep_file_may_have_names_its_variable_too(sweep_file, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "a\tb")
+    with pytest.raises(ConfigError, match=r"mlflow_experiment.*given by MLFLOW_EXPERIMENT_NAME"):
+        load_to_run(sweep_file, {})
+
+
 def test_secrets_of_variables_are_not_shown(sweep_file, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@127.0.0.1:5000")
     assert "hidden" not in "".join(load_to_run(sweep_file, {})[1])
