@@ -35,7 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.recipe is None:
         width = max(map(len, known))
         print("\n".join(f"{name:{width}}  {_first_sentence(path)}" for name, path in known.items()))
-        print(f"\nto change one:  {own_command('recipes')} NAME", file=sys.stderr)
+        print(f"\nto change one:  {own_command('sweep.recipes')} NAME", file=sys.stderr)
         return 0
     if arguments.recipe not in known:
         near = nearest(arguments.recipe, list(known)) or f" (there: {', '.join(known)})"
@@ -44,9 +44,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise ConfigError(f"{out} is there already; --out names another file")
     with replacing(out) as temporary:
-        temporary.write_text(self_contained(known[arguments.recipe]), encoding="utf-8")
-    command = "train" if arguments.recipe.startswith("train/") else "run"
-    print(f"{out} is written; change it, then:  {own_command(command)} {out}")
+        temporary.write_text(_self_contained(known[arguments.recipe]), encoding="utf-8")
+    module = "trainer.train" if arguments.recipe.startswith("train/") else "sweep.run"
+    print(f"{out} is written; change it, then:  {own_command(module)} {out}")
     return 0
 
 
@@ -56,7 +56,7 @@ def _recipes() -> dict[str, Path]:
     return sweeps | {f"train/{path.stem}": path for path in sorted((RECIPES / "train").glob("*.yaml"))}
 
 
-def self_contained(path: Path) -> str:
+def _self_contained(path: Path) -> str:
     """The text of a recipe, with its comments; what it takes from another file stands in it."""
     text = path.read_text(encoding="utf-8")
     found = re.search(r"^train: (\S+)\n", text, re.MULTILINE)

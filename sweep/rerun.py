@@ -80,7 +80,7 @@ def _rerun(arguments: argparse.Namespace) -> int:
             print(f"report: {report}")
         sent = send(make_mlflow_sync(config, config.train.data.threshold))
     if not sent:
-        print(f"MLflow has not got this; send it:  {own_command('sync')} {config.folder}", file=sys.stderr)
+        print(f"MLflow has not got this; send it:  {own_command('sweep.sync')} {config.folder}", file=sys.stderr)
     return 1 if isinstance(finding, Reproduction) and not finding.identical else 0
 
 

@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace, overrides: dict[str, str], words: Sequen
         return 0
     from sweep.driver.session import SweepRun
 
-    command = f"{own_command('run')} {shlex.join(words)}".rstrip()
+    command = f"{own_command('sweep.run')} {shlex.join(words)}".rstrip()
     with end_hook.at_end(arguments.on_end, config) as end:
         end.code = SweepRun(config, console, command).run()
     return end.code

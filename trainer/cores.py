@@ -6,7 +6,6 @@ control groups (docker, Kubernetes, systemd), or only in SLURM's variables; the 
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ def available_cores() -> int:
     """Number of CPU cores that this process may use, at least 1; of a quota of 2.5 cores, 2."""
     affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, int(min(cores, _cgroup_cores(), _slurm_cores())))
+    return max(1, int(min([cores, *_cgroup_cores(), *_slurm_cores()])))
 
 
 def available_memory() -> int | None:
@@ -50,12 +49,12 @@ def cores_per_process() -> int:
     return max(1, available_cores() // local)
 
 
-def _cgroup_cores() -> float:
-    """The least quota of the control groups that this process is in; infinite without one."""
+def _cgroup_cores() -> list[float]:
+    """The quotas of the control groups that this process is in."""
     quotas = [words for words in _of_cgroups("", "cpu.max") if words[0] != "max"]
     v1 = zip(_of_cgroups("cpu", "cpu.cfs_quota_us"), _of_cgroups("cpu", "cpu.cfs_period_us"), strict=False)
     quotas += [[quota[0], period[0]] for quota, period in v1 if quota[0] != "-1"]
-    return min((int(quota) / int(period) for quota, period in quotas), default=math.inf)
+    return [int(quota) / int(period) for quota, period in quotas]
 
 
 def _cgroup_memory() -> list[int]:
@@ -84,22 +83,22 @@ def _of_cgroups(controller: str, name: str) -> Iterator[list[str]]:
                 yield words
 
 
-def _slurm_cores() -> float:
-    """The cores of this step's task, or of the job on this machine; infinite outside of SLURM."""
-    per_task = "SLURM_CPUS_PER_TASK" if "SLURM_STEP_ID" in os.environ else None
-    for name in filter(None, (per_task, "SLURM_CPUS_ON_NODE")):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return math.inf
+def _slurm_cores() -> list[int]:
+    """The cores of this step's task, else of the job on this machine; none outside of SLURM."""
+    per_task = _slurm("SLURM_CPUS_PER_TASK") if "SLURM_STEP_ID" in os.environ else []
+    return per_task or _slurm("SLURM_CPUS_ON_NODE")
 
 
 def _slurm_memory() -> list[int]:
-    """The memory of the job on this machine, in bytes; SLURM tells it in megabytes, and 0 for all of it."""
-    whole = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if whole.isdigit() and int(whole):
-        return [int(whole) << 20]
-    each, cores = os.environ.get("SLURM_MEM_PER_CPU", ""), _slurm_cores()
-    return [(int(each) << 20) * int(cores)] if each.isdigit() and int(each) and cores < math.inf else []
+    """The memory of the job on this machine, in bytes, which SLURM tells in megabytes; none outside of SLURM."""
+    per_core = [each * cores for each in _slurm("SLURM_MEM_PER_CPU") for cores in _slurm_cores()]
+    return [megabytes << 20 for megabytes in _slurm("SLURM_MEM_PER_NODE") or per_core]
+
+
+def _slurm(name: str) -> list[int]:
+    """The number that a variable holds; none where it holds none, or 0 for all there is."""
+    text = os.environ.get(name, "")
+    return [int(text)] if text.isdigit() and int(text) else []
 
 
 def _machine_memory() -> list[int]:

@@ -91,11 +91,11 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def own_command(name: str) -> str:
-    """How to type another command, in the way in which this one was: `starsweep NAME`, or `python -m sweep.NAME`."""
+def own_command(module: str) -> str:
+    """How to type another command, in the way of this one: `starsweep rerun`, or `python -m sweep.rerun`."""
     if Path(sys.argv[0]).name == "starsweep":
-        return f"{_shortest('starsweep', sys.argv[0])} {name}"
-    return f"{python_command()} -m {'trainer' if name == 'train' else 'sweep'}.{name}"
+        return f"{_shortest('starsweep', sys.argv[0])} {module.rpartition('.')[2]}"
+    return f"{python_command()} -m {module}"
 
 
 def python_command() -> str:

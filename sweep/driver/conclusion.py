@@ -58,8 +58,8 @@ def print_conclusion(
         say(f"                    and open http://127.0.0.1:5000{page}")
     if not sent:
         again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
-        say(f"MLflow has not got everything; send the rest:  {own_command('sync')} {shlex.quote(folder)}{again}")
+        say(f"MLflow has not got everything; send the rest:  {own_command('sweep.sync')} {shlex.quote(folder)}{again}")
     if ranking.best(records):
-        say(f"rerun the best:     {own_command('rerun')} {shlex.quote(folder)}")
+        say(f"rerun the best:     {own_command('sweep.rerun')} {shlex.quote(folder)}")
     if stop:
         say(f"{'interrupted' if stop.by_user else 'the time is up'}; go on with:  {redact(command)}")

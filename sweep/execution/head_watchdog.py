@@ -19,9 +19,7 @@ T = TypeVar("T")
 
 # For so long the head may be unreachable; after it, Ray would end this process without a message.
 RECONNECT_TIMEOUT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
-RECONNECT_TIMEOUT = float(
-    os.environ.get(RECONNECT_TIMEOUT_VARIABLE, 60)
-)  # seconds that the head may be away, as Ray has it
+RECONNECT_TIMEOUT = float(os.environ.get(RECONNECT_TIMEOUT_VARIABLE, 60))  # seconds; the default is Ray's
 _EVERY = 2.0  # seconds between two probes, and the timeout of one
 _LEAVING = 5.0  # seconds that the task has to end by itself
 

@@ -21,8 +21,8 @@ from trainer.user_folders import home_folder, is_writable, user_number
 logger = logging.getLogger(__name__)
 
 _MAX_STARTS = 5  # on a busy machine, where Ray was not up within its own timeout of half a minute
-_SOCKETS = "/ray/session_2026-12-01_00-00-00_000000_4194304/sockets/plasma_store.1"  # below the temporary folder
-_MAX_FOLDER = 107 - len(_SOCKETS)  # bytes; a Unix socket's path has 107 at most, see unix(7)
+_SOCKET = "ray/session_2026-12-01_00-00-00_000000_4194304/sockets/plasma_store.1"  # below the temporary folder
+_MAX_FOLDER = 107 - len(f"/{_SOCKET}")  # bytes; a Unix socket's path has 107 at most, see unix(7)
 _OBJECT_STORE = 200_000_000  # bytes; trials do not use it
 
 
@@ -82,7 +82,7 @@ def _short_folder() -> dict[str, str]:
     """Another temporary folder for Ray, where its own choice is too long for its sockets or cannot be written to."""
     if "RAY_TMPDIR" in os.environ:  # the user has decided
         return {}
-    chosen = Path(os.environ.get("TMPDIR") or "/tmp")
+    chosen = _temporary_folder()
     if _is_usable(chosen):
         return {}
     others = [Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path(tempfile.gettempdir())]
@@ -97,11 +97,14 @@ def _short_folder() -> dict[str, str]:
     return {}
 
 
+def _temporary_folder() -> Path:
+    """The folder below which Ray puts its files, by its own rule."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+
+
 def _is_usable(folder: Path) -> bool:
     """Whether Ray can put its sockets and log files below this folder."""
-    if len(os.fsencode(folder)) > _MAX_FOLDER:
-        return False
-    return is_writable(folder / "ray")
+    return len(os.fsencode(folder)) <= _MAX_FOLDER and is_writable(folder / "ray")
 
 
 def _token() -> dict[str, str]:
@@ -120,7 +123,7 @@ def _explained(error: Exception) -> str:
     text = f"Ray does not start on this machine: {reason.rstrip('.')}."
     if "timed out" in text:
         return f"{text} The machine may be too busy: try again when it is less so."
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if len(os.fsencode(folder)) > _MAX_FOLDER or not _is_usable(Path(folder)):
+    folder = _temporary_folder()
+    if not _is_usable(folder):
         return f"{text} Set RAY_TMPDIR to a folder that can be written to, with at most {_MAX_FOLDER} characters."
-    return f"{text} Its log files: {folder}/ray/session_latest/logs."
+    return f"{text} Its log files: {folder / 'ray' / 'session_latest' / 'logs'}."

@@ -225,9 +225,8 @@ class _TuneCallback(_NotPickled, tune.Callback):
     @_stop_sweep_on_error(None)
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         now = time.monotonic()
-        passed = min(
-            now - self._looked, 1.0
-        )  # no more: while the driver waits, for a database say, it receives no reports
+        # at most a second: while the driver waits, for a database say, it receives no reports
+        passed = min(now - self._looked, 1.0)
         self._looked = now
         for trial in list(self._silence):
             self._silence[trial] += passed

@@ -195,8 +195,8 @@ class Study:
             storage.set_trial_user_attr(trial_id, _REASON, reason)
         if storage.get_trial(trial_id).state is TrialState.RUNNING:  # not if an attempt succeeded without an answer
             told, nme = TrialState[str(state.traits.optuna)], record.best_nme
-            has_value = told is not TrialState.FAIL and nme is not None and not math.isnan(nme)
-            storage.set_trial_state_values(trial_id, told, [nme] if has_value and nme is not None else None)
+            values = None if told is TrialState.FAIL or nme is None or math.isnan(nme) else [nme]
+            storage.set_trial_state_values(trial_id, told, values)
 
     def _with_retry(self, call: Callable[[], T], done: Callable[[], T | None] = lambda: None) -> T:
         """Retries a database call with back-off while the database is unavailable or locked.

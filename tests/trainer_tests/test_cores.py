@@ -69,7 +69,7 @@ def test_groups_of_the_first_version_count_too(machine: Path) -> None:
 
 
 def test_a_container_that_does_not_see_its_group_sees_its_root(machine: Path) -> None:
-    write(machine / "own", "0::/kubepods/pod1/container")
+    write(machine / "own", "0::/kubepods/pod1")
     write(machine / "cpu.max", "200000 100000")
     assert cores.available_cores() == 2
 
