@@ -21,6 +21,7 @@ from trainer.forms import choose, form_of, is_open, slow_warning
 from trainer.pulse import Pulse
 from trainer.run_folder import CONFIG_FILE, LAST
 from trainer.settings import ArgumentParser
+from trainer.user_folders import check_output
 
 if TYPE_CHECKING:
     from trainer.data.crops import CropSplit
@@ -87,14 +88,14 @@ def _prepare(path: str | None, resume: str | None, overrides: dict[str, str]) ->
         last = folder / LAST
         return config, last if last.exists() else None
     config = TrainConfig.load(path, overrides)
-    if config.run.output is None:
-        return config.replace({"run.output": str(_free_folder(Path("runs"), Path(path or "default").stem))}), None
-    if (Path(config.run.output) / LAST).exists():
+    folder = Path(config.run.output or _free_folder(Path("runs"), Path(path or "default").stem))
+    if (folder / LAST).exists():
         raise ConfigError(
-            f"run.output = {config.run.output!r}: already holds a run (go on with it: --resume {config.run.output}; "
+            f"run.output = {str(folder)!r}: already holds a run (go on with it: --resume {folder}; "
             f"or name another folder)"
         )
-    return config, None
+    check_output(folder, "run.output")
+    return config.replace({"run.output": str(folder)}), None
 
 
 def _free_folder(parent: Path, name: str) -> Path:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+from trainer.errors import ConfigError
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)  # not for now, as on a full disk
 
 
 def home_folder(name: str) -> Path | None:
@@ -26,12 +31,45 @@ def default_cache() -> Path:
 
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or in the first above it that is there; tried, since rights alone lie."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
     try:
-        with tempfile.TemporaryFile(dir=there):
-            return there is not None
+        _make_file(folder)
     except OSError:
         return False
+    return True
+
+
+def check_output(folder: Path, setting: str) -> None:
+    """Refuses a folder for results where nothing can be written, before hours are spent on them.
+
+    A full disk passes: what meets it says how much space is needed.
+
+    Args:
+        folder: for results; it need not exist.
+        setting: the key that names it, for the message.
+
+    Raises:
+        ConfigError: the system lets no file be made there.
+    """
+    try:
+        _make_file(folder)
+    except OSError as error:
+        if error.errno in _REFUSED:
+            text = f"cannot be written to ({error.strerror}); name another folder"
+            raise ConfigError(f"{setting} = {str(folder)!r}: {text}") from None
+
+
+def matplotlib_cache() -> None:
+    """Lets matplotlib, which is to be imported next, keep its cache where the user's home cannot be written to."""
+    config = os.environ.get("XDG_CONFIG_HOME") or home_folder(".config")
+    if config is None or not is_writable(Path(config) / "matplotlib"):
+        os.environ.setdefault("MPLCONFIGDIR", str(default_cache() / "matplotlib"))
+
+
+def _make_file(folder: Path) -> None:
+    """Makes a file in a folder, or in the first above it that is there, and removes it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def user_number() -> int:

@@ -15,7 +15,7 @@ from sweep.core.formatting import format_seconds
 from sweep.core.mlflow_uri import resolve_uri
 from sweep.core.redaction import redact
 from sweep.driver.preparation import speeds_apart
-from sweep.execution.resources import check_local
+from sweep.execution.resources import check_local, describe_load
 from sweep.search.rehearsal import expected_extent
 from sweep.tracking.artifacts import make_mlflow_sync
 from trainer.config import TrainConfig
@@ -24,6 +24,7 @@ from trainer.data.crop_cache import load_splits
 from trainer.data.survey import survey
 from trainer.forms import Form, FormSpeeds, choose, form_of
 from trainer.speed import Speed, measure_speed
+from trainer.user_folders import check_output
 
 _MEMORY_SHARE = 0.9  # of the memory that trials may take; above it, Ray ends one
 _MIN_GAIN = 0.05  # of throughput, from which another division of the cores is recommended
@@ -37,18 +38,21 @@ def dry_run(config: SweepConfig) -> str:
     """
     fit = check_local(config) or config.slots or 1
     slots = min(fit, config.trials or fit)
+    on_cores = config.ray_address is None and not config.resources.gpus
+    check_output(config.folder, "output")
     lines = [f"sweep {config.name}: {_budget(config)} into {config.folder}"]
     lines += [f"  space      {d.key}: {d.kind} {d.choices or (d.low, d.high)}" for d in config.dimensions]
     lines.append(
         f"  resources  {config.resources.cpus:g} CPUs, {config.resources.gpus:g} GPUs a trial; {slots} at once"
     )
+    if load := describe_load(config, slots):
+        lines.append(f"             {load}")
     lines.append(f"  MLflow     {_check_mlflow(config)}")
     faces = survey(config.train.data, load_splits(config.train))
     lines += [f"  {title:<10} {line}" for title, line in zip_longest(["faces"], faces.lines(), fillvalue="")]
     speeds = speeds_apart(config.train)
     config = config.with_train(choose(config.train, {"this machine": speeds}))
     lines += _compare_forms(form_of(config.train), speeds)
-    on_cores = config.ray_address is None and not config.resources.gpus
     # with GPUs, one trial alone: several processes would all use the first GPU
     throughput = measure_throughput(config.train, slots if on_cores else 1, config.train.run.threads or 1)
     speed = min(throughput.speeds, key=lambda s: s.images_per_second)

@@ -24,7 +24,7 @@ from sweep.driver.log_file import logging_into
 from sweep.driver.outputs import SweepOutputs
 from sweep.driver.preparation import make_ready
 from sweep.execution.node_setup import Readiness
-from sweep.execution.resources import check_local
+from sweep.execution.resources import check_local, describe_load
 from sweep.search import ranking
 from sweep.search.controller import SweepController
 from sweep.search.study import Study
@@ -47,6 +47,7 @@ from trainer.errors import ConfigError
 from trainer.forms import form_of, is_open
 from trainer.run_folder import BEST
 from trainer.runtime.disk import writing
+from trainer.user_folders import check_output
 
 if TYPE_CHECKING:
     from sweep.execution.resources import Slots
@@ -105,8 +106,9 @@ class SweepRun:
         return 0 if self._stop or ranking.best(records) else 1
 
     def _enter_folder(self, stack: contextlib.ExitStack) -> None:
-        """Makes and locks the sweep's folder, and logs into it."""
+        """Makes and locks the sweep's folder, and logs into it; raises ConfigError where nothing can be written."""
         folder = self._config.folder
+        check_output(folder, "output")
         stack.enter_context(writing(folder))
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(self._config))
@@ -122,6 +124,8 @@ class SweepRun:
             self._study = _open_study(self._config)
         stack.enter_context(self._stop)
         if self._study is None or not self._study.is_finished():
+            if load := describe_load(self._config, check_local(self._config)):  # before this sweep adds to it
+                logger.warning("%s", load)
             self._slots, self._ready = make_ready(self._config, stack, self._console, self._stop)
             self._stop.listen()  # again: Ray has put handlers of its own in place
         if (survey := self._ready.survey) is not None:

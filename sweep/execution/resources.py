@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from trainer.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 _CACHE_SECONDS = 2.0  # of a count of the machines
+_CROWDED = 1.25  # times its cores: load and trials together that are worth a word
 
 
 def fitting(resources: ResourcesConfig, cpus: float, gpus: float) -> int:
@@ -31,6 +33,27 @@ def check_local(config: ExecutionConfig) -> int:
         return 0
     gpus = _count_gpus() if config.resources.gpus else 0
     return limit_slots(config, [(available_cores(), gpus)])
+
+
+def describe_load(config: ExecutionConfig, slots: int) -> str | None:
+    """That others may be at work on the cores that this sweep counts as its own; None where there is enough for all.
+
+    Two sweeps of one machine, say, count all of its cores each. The load average that tells so is the machine's: a
+    process that may use a part of the machine only learns nothing from it.
+
+    Args:
+        slots: trials at once on this machine.
+    """
+    cores = available_cores()
+    unknown = config.ray_address is not None or not hasattr(os, "getloadavg")
+    if unknown or cores < (os.cpu_count() or 1):
+        return None
+    load, each = os.getloadavg()[0], config.resources.cpus * config.resources.workers
+    if load + each * slots <= _CROWDED * cores:
+        return None
+    fit = max(1, int((cores - load) / each)) if each else slots
+    advice = f"--slots {fit} leaves it its cores" if fit < slots else "both will be slow"
+    return f"the load of this machine is {load:.1f} on {cores} cores; if other work goes on here, {advice}"
 
 
 def limit_slots(config: ExecutionConfig, machines: list[tuple[float, float]]) -> int:

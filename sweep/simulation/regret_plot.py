@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sweep.simulation.recorded_curves import NME, Metric
 from sweep.simulation.simulator import History
+from trainer.user_folders import matplotlib_cache
 
 _LEAST = 1e-5  # regret at which a sweep that has found the best is drawn
 
@@ -24,6 +25,7 @@ def draw(sweeps: Mapping[str, Sequence[History]], best: float, path: Path, metri
         path: the file.
         metric: of the curves.
     """
+    matplotlib_cache()
     from matplotlib.figure import Figure  # without a display, and without pyplot's global state
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")

@@ -19,6 +19,7 @@ from trainer.atomic_file import replacing
 from trainer.metric_names import rate_label, rate_names
 from trainer.metrics import auc, ced, failure_rate
 from trainer.run_folder import FACES_FILE
+from trainer.user_folders import matplotlib_cache
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def render(path: Path, threshold: float) -> None:
 
 def draw_ced(nme: np.ndarray, path: Path, title: str, limit: float) -> None:
     """Draws the cumulative error distribution of faces' NME (N,), fractions, up to `limit`, as a PNG."""
+    matplotlib_cache()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,46 @@ def test_a_job_of_one_core_with_a_long_folder_and_no_home(tmp_path: Path) -> Non
             running.add(event.trial)
         elif event.kind is EventKind.TRIAL_ENDED:
             running.discard(event.trial)
+
+
+class Container:
+    """A small container: all but one folder is read-only, /dev/shm has 64 MB, a process may open 256 files.
+
+    Args:
+        folder: that can be written to, besides the temporary folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        mounts = [
+            f"mount --bind {folder} {folder}",
+            "mount --bind /tmp /tmp",
+            "mount -t tmpfs -o size=64m tmpfs /dev/shm",
+            "mount -o remount,ro,bind /",
+            "ulimit -n 256",
+        ]
+        self._enter = " && ".join(mounts)
+
+    def prefix(self, folder: Path) -> list[str]:
+        """The words before a command that make it run there."""
+        return ["unshare", "--mount", "sh", "-c", f'{self._enter} && cd {folder} && exec "$@"', "sh"]
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    container = Container(tmp_path)
+    if not shutil.which("unshare") or subprocess.run([*container.prefix(tmp_path), "true"]).returncode:
+        pytest.skip("this user may not make mounts of its own")
+    return container
+
+
+def test_a_container_that_is_read_only_and_short_of_everything(tmp_path: Path, container: Container) -> None:
+    sweep = Sweep(tmp_path / "s", settings=CALM | {"trials": 3}, machine=container)
+    ended = sweep.run(HOME="/root", XDG_CACHE_HOME="/nowhere/to/write")
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert "matplotlib" not in ended.stdout + ended.stderr
+    sweep.check(trials=3)
+    refused = sweep.run("--output", "/etc/starsweep")
+    assert refused.returncode == 2
+    assert "output = '/etc/starsweep/faces': cannot be written to (Read-only file system)" in refused.stderr
+    assert "Traceback" not in refused.stderr
