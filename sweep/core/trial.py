@@ -65,9 +65,9 @@ class State(StrEnum):
 _UNUSABLE = 2  # rank
 _TRAITS = {
     State.RUNNING: StateTraits(1, False, None, "RUNNING", "cyan", "#2f7fb8", "circle-open"),
-    State.PAUSED: StateTraits(1, False, None, "KILLED", "yellow", "#e8c766", "triangle-down-open"),
+    State.PAUSED: StateTraits(1, False, None, "SCHEDULED", "yellow", "#e8c766", "triangle-down-open"),
     State.COMPLETE: StateTraits(0, True, "COMPLETE", "FINISHED", "green", "#2a7f3f", "circle"),
-    State.PRUNED: StateTraits(1, True, "PRUNED", "KILLED", "yellow", "#e0a100", "triangle-down"),
+    State.PRUNED: StateTraits(1, True, "PRUNED", "FINISHED", "yellow", "#e0a100", "triangle-down"),
     State.INFEASIBLE: StateTraits(2, True, "PRUNED", "FAILED", "magenta", "#7d5a8c", "diamond-x"),
     State.DIVERGED: StateTraits(3, True, "PRUNED", "FAILED", "magenta", "#a03fa0", "x"),
     State.FAILED: StateTraits(4, True, "FAIL", "FAILED", "red", "#c0392b", "x-open"),

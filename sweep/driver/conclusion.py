@@ -18,7 +18,8 @@ from sweep.driver.command_line import own_command, python_command
 from sweep.driver.console import results_table
 from sweep.search import ranking
 from sweep.storage.sweep_folder import REPORT_FILE
-from sweep.tracking.artifacts import make_mlflow_sync, mlflow_page
+from sweep.tracking.artifacts import make_mlflow_sync
+from sweep.tracking.shared_views import CHARTS, LEADERBOARD
 
 
 def print_conclusion(
@@ -50,12 +51,12 @@ def print_conclusion(
     if (config.folder / REPORT_FILE).exists():
         say(f"look at it:         {folder}/{REPORT_FILE}")
     uri = resolve_uri(config.mlflow_uri, config.folder.parent)
-    page = mlflow_page(make_mlflow_sync(config, config.train.data.threshold))
-    if uri.startswith("http"):
-        say(f"compare in MLflow:  {redact(uri)}{page}")
-    else:
+    sync = make_mlflow_sync(config, config.train.data.threshold)
+    server = redact(uri) if uri.startswith("http") else "http://127.0.0.1:5000"
+    if server != redact(uri):
         say(f"compare in MLflow:  {python_command()} -m mlflow ui --backend-store-uri {shlex.quote(redact(uri))}")
-        say(f"                    and open http://127.0.0.1:5000{page}")
+    say(f"  the leaderboard:  {server}{sync.page(LEADERBOARD)}")
+    say(f"  its charts:       {server}{sync.page(CHARTS)}")
     if not sent:
         again = "" if uri == redact(uri) else " --mlflow_uri URI"  # with its password, which is not kept
         say(f"MLflow has not got everything; send the rest:  {own_command('sweep.sync')} {shlex.quote(folder)}{again}")

@@ -81,12 +81,6 @@ def _supply(storage: Storage | None, threshold: float, path: Path) -> None:
     render(path, threshold)
 
 
-def mlflow_page(sync: MlflowSync) -> str:
-    """Path of the sweep's experiment on an MLflow server, in the view for training, which is not the default."""
-    number = sync.experiment_id
-    return f"/#/experiments/{number}?workflowType=machine_learning" if number else ""
-
-
 def send(sync: MlflowSync) -> bool:
     """Sends the rest of a sweep to MLflow; False, with a warning logged, if that is not possible now."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from filelock import FileLock
 from sweep.core.errors import TrackingUnavailable
 from sweep.core.redaction import redact
 from sweep.tracking.run_updates import PARENT, Artifact, RunUpdate
+from sweep.tracking.shared_views import shared_views
+from sweep.tracking.sweep_facts import Faces, SweepFacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 logger = logging.getLogger(__name__)
 _ID, _TRIAL = "starsweep.id", "starsweep.trial"
@@ -43,6 +47,19 @@ _REFUSED = frozenset({"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DE
 
 
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI's views for training, not for GenAI
+_DESCRIPTION = """Sweeps of starsweep: a run for each sweep, and below it one for each of its trials.
+
+| metric | what |
+|---|---|
+| `val/nme` | normalised mean error of the landmarks on the validation faces, a fraction: 0.04 is 4 % (less is better) |
+| `best_nme` | the lowest `val/nme` so far, by which trials are compared |
+| `val/fr10`, `val/auc10` | share of faces with an NME above 10 %, and area under the curve of errors up to there |
+| `train/loss`, `lr` | mean loss and learning rate of the epoch |
+| `epoch` | epochs that were trained; a trial that was PRUNED has fewer than a COMPLETE one |
+| `log10/...` | logarithm of a setting that is searched by it, for the axes of charts |
+
+The tag `starsweep.state` says how a trial ended, and `starsweep.reason` why.
+"""
 
 
 @contextmanager
@@ -75,21 +92,27 @@ class _RunState:
 
 
 class MlflowRuns:
-    """A connection: the experiment and the runs of one sweep. Raises mlflow's errors."""
+    """A connection: the experiment and the runs of one sweep. Raises mlflow's errors.
 
-    def __init__(self, uri: str, experiment: str, sweep_id: str, artifact_root: Path | None) -> None:
+    Attributes:
+        has_views: whether the experiment holds the sweep's views; some users may not write its tags.
+    """
+
+    def __init__(self, uri: str, experiment: str, facts: SweepFacts, artifact_root: Path | None) -> None:
         self._client = connect(uri)
-        self._sweep_id = sweep_id
+        self._facts = facts
         if uri.startswith(("http", "databricks")):
             artifact_root = None  # a server has a root of its own
         self.experiment_id = self._find_experiment(experiment, artifact_root)
+        self.has_views = self._describe_experiment()
         self.runs = self._find_runs()
 
-    def send(self, key: str, update: RunUpdate, sweep: str) -> None:
+    def send(self, key: str, update: RunUpdate) -> None:
         """Applies an update to its run, which is created if there is none."""
         from mlflow.entities import Metric, Param, RunTag
 
-        tags = {"starsweep.sweep": sweep, **update.tags} if update.started else dict(update.tags)
+        common = {"starsweep.sweep": self._facts.name, **self._facts.source} if update.started else {}
+        tags = common | update.tags
         if key != PARENT and update.started:
             tags["mlflow.parentRunId"] = self.runs[PARENT].run_id
         run = self.runs.get(key)
@@ -102,6 +125,8 @@ class MlflowRuns:
             tags=[RunTag(name, value) for name, value in tags.items()],
             synchronous=True,
         )
+        if update.started and self._facts.faces:
+            self._client.log_inputs(run.run_id, [_dataset(faces) for faces in self._facts.faces])
         run.params |= update.params.keys()
         if update.status == "RUNNING" and run.status != "RUNNING":
             self._client.update_run(run.run_id, status="RUNNING")
@@ -126,7 +151,7 @@ class MlflowRuns:
                 logger.warning("not shown in MLflow, the server refused %s with status %d", artifact.path, code)
 
     def _create(self, key: str, update: RunUpdate, tags: dict[str, str]) -> _RunState:
-        tags = {**tags, _ID: self._sweep_id} | ({} if key == PARENT else {_TRIAL: key})
+        tags = {**tags, _ID: self._facts.sweep_id} | ({} if key == PARENT else {_TRIAL: key})
         name = update.name or key
         created = self._client.create_run(self.experiment_id, start_time=update.started, tags=tags, run_name=name)
         self.runs[key] = _RunState(created.info.run_id, "RUNNING")
@@ -149,10 +174,26 @@ class MlflowRuns:
             self._client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
 
+    def _describe_experiment(self) -> bool:
+        """Writes what the experiment's pages show: its description, unless the user has one, and the sweep's views."""
+        from mlflow.exceptions import MlflowException
+
+        there = self._client.get_experiment(self.experiment_id).tags
+        wanted = {"mlflow.note.content": there.get("mlflow.note.content", _DESCRIPTION)} | shared_views(self._facts)
+        try:
+            for key in (key for key, text in wanted.items() if there.get(key) != text):
+                self._client.set_experiment_tag(self.experiment_id, key, wanted[key])
+        except MlflowException as error:
+            if error.error_code not in _REFUSED | {"INVALID_PARAMETER_VALUE"}:
+                raise
+            logger.info("the experiment in MLflow gets no views of this sweep: %s", error)
+            return False
+        return True
+
     def _find_runs(self) -> dict[str, _RunState]:
         """The runs of this sweep. A request that timed out here may have created a run there; of duplicates, the later
         one is deleted."""
-        query, token = f"tags.`{_ID}` = '{self._sweep_id}'", None
+        query, token = f"tags.`{_ID}` = '{self._facts.sweep_id}'", None
         runs: dict[str, _RunState] = {}
         surplus: list[str] = []
         while True:
@@ -169,6 +210,16 @@ class MlflowRuns:
         for run_id in surplus:
             self._client.delete_run(run_id)
         return runs
+
+
+def _dataset(faces: Faces) -> DatasetInput:
+    """Faces as MLflow's column Dataset shows them."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": faces.source})
+    profile = None if faces.count is None else json.dumps({"num_rows": faces.count})
+    dataset = Dataset(faces.name, faces.digest, "local", source, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", faces.split)])
 
 
 def connect(uri: str) -> MlflowClient:

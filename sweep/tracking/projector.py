@@ -18,10 +18,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from sweep.core.redaction import redact
-from sweep.storage.event_log import Event, EventKind, identify, read_events
+from sweep.core.trial import TrialRecord
+from sweep.storage.event_log import Event, EventKind, read_events
 from sweep.storage.log_state import LogState
+from sweep.tracking import shared_views
 from sweep.tracking.mlflow_client import MlflowRuns, connect, translated
 from sweep.tracking.run_updates import PARENT, Artifact, fold
+from sweep.tracking.sweep_facts import SweepFacts
 from trainer.atomic_file import replacing
 
 logger = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class MlflowSync:
         self._uri, self._experiment, self._artifact_root = tracking_uri, experiment, artifact_root
         self._lock = FileLock(state_path.with_suffix(".lock"))
         self._server: MlflowRuns | None = None
-        self._name = ""  # of the sweep
+        self._facts = SweepFacts()
         self._refused_at = -1  # offset at which a request was refused, which is tried once more
         self._progress = Progress()
         self._load()
@@ -73,6 +76,13 @@ class MlflowSync:
     def experiment_id(self) -> str:
         """Id of the experiment; empty while nothing was sent."""
         return self._progress.experiment_id
+
+    def page(self, view: str) -> str:
+        """Path of a view (LEADERBOARD, CHARTS) of this sweep on an MLflow server; empty while nothing was sent."""
+        progress = self._progress
+        if not progress.experiment_id:
+            return ""
+        return shared_views.page(progress.experiment_id, progress.sweep_id if progress.views else None, view)
 
     def run_id(self, key: str) -> str | None:
         """The run of a trial (its number as text) or rerun (its name), PARENT for the sweep's; None if unknown."""
@@ -113,7 +123,8 @@ class MlflowSync:
 
     def _load(self) -> None:
         """Loads the progress, which another process may have advanced; resets it for another log or server."""
-        sweep_id, self._name = identify(self._log_path)
+        self._facts = SweepFacts.of(self._log_path)
+        sweep_id = self._facts.sweep_id
         known, self._progress = self._progress, Progress.load(self._state_path)
         if (self._progress.tracking_uri, self._progress.sweep_id) != (redact(self._uri), sweep_id):
             self._progress = Progress(tracking_uri=redact(self._uri), sweep_id=sweep_id)
@@ -124,7 +135,7 @@ class MlflowSync:
         """A new connection; the log is sent again from its start if runs were deleted."""
         progress = self._progress
         with translated(self._uri):
-            server = MlflowRuns(self._uri, self._experiment, progress.sweep_id, self._artifact_root)
+            server = MlflowRuns(self._uri, self._experiment, self._facts, self._artifact_root)
         alive = {run.run_id for run in server.runs.values()}
         lost = {progress.parent, *progress.trials.values()} - {""} - alive
         if lost:
@@ -138,11 +149,11 @@ class MlflowSync:
     def _deliver(self, server: MlflowRuns, events: list[Event], end: int) -> bool:
         """Sends a stretch of events and saves the progress; False if it must be retried on a new connection."""
         progress, start = self._progress, self._progress.offset
-        updates = fold(events, lambda trial: LogState.of(read_events(self._log_path)).records[trial])
+        updates = fold(events, self._record, self._facts.logarithmic)
         try:
             with translated(self._uri):
                 for key, update in updates.items():
-                    server.send(key, update, self._name)
+                    server.send(key, update)
         except Exception as error:
             self._server = None
             self._remember(server)
@@ -160,6 +171,9 @@ class MlflowSync:
             self._server = None  # a new connection looks for deleted and duplicate runs
         return True
 
+    def _record(self, trial: int) -> TrialRecord:
+        return LogState.of(read_events(self._log_path)).records[trial]
+
     def _upload_next(self, server: MlflowRuns) -> None:
         key, artifact = self._progress.waiting[0]
         if artifact.path is not None:
@@ -176,7 +190,7 @@ class MlflowSync:
 
     def _remember(self, server: MlflowRuns) -> None:
         ids = {key: run.run_id for key, run in server.runs.items()}
-        self._progress.experiment_id = server.experiment_id
+        self._progress.experiment_id, self._progress.views = server.experiment_id, server.has_views
         self._progress.parent = ids.pop(PARENT, "")
         self._progress.trials = ids
         self._progress.save(self._state_path)
@@ -189,6 +203,7 @@ class Progress:
     Attributes:
         tracking_uri: Without its password.
         sweep_id: The log that `offset` belongs to.
+        views: Whether the experiment holds the views of this sweep.
         trials: Run id of each trial by its number as text.
         offset: Bytes of the log that are sent.
         waiting: Artifacts that are not uploaded yet, as (key of the run, artifact).
@@ -197,6 +212,7 @@ class Progress:
     tracking_uri: str = ""
     sweep_id: str = ""
     experiment_id: str = ""
+    views: bool = False
     parent: str = ""
     trials: dict[str, str] = field(default_factory=dict)
     offset: int = 0

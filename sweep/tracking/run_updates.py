@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 PARENT = "parent"  # the key of the sweep's own run; a trial's key is its number as text
 CHECKPOINT_FOLDER = "checkpoint"
+KIND_TAG, STATE_TAG = "starsweep.kind", "starsweep.state"  # kind: sweep, trial or rerun
+LOG10 = "log10/"  # before the key of a setting that is searched by its logarithm: MLflow's axes are linear
 _MAX_TAG, _MAX_PARAM = 5000, 6000  # characters; longer ones are refused by some servers
 
 
@@ -48,6 +50,7 @@ class RunUpdate:
     status: str | None = None
     ended: int | None = None
     artifacts: list[Artifact] = field(default_factory=list)
+    last_epoch: tuple[int, int] | None = None  # and when it was reported
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -67,12 +70,15 @@ def trial_name(trial: int | str, params: Mapping[str, Any]) -> str:
     return f"{trial} {format_params(params)}".rstrip()
 
 
-def fold(events: Iterable[Event], record: Callable[[int], TrialRecord]) -> dict[str, RunUpdate]:
+def fold(
+    events: Iterable[Event], record: Callable[[int], TrialRecord], logarithmic: Collection[str] = ()
+) -> dict[str, RunUpdate]:
     """One update for each run that the events mention, the parent first; of several states of a run the last counts.
 
     Args:
         events: a stretch of the log.
         record: gives a trial, whose events may lie before this stretch.
+        logarithmic: settings that are searched by their logarithm.
     """
     updates: dict[str, RunUpdate] = {PARENT: RunUpdate()}
     for event in events:
@@ -80,10 +86,11 @@ def fold(events: Iterable[Event], record: Callable[[int], TrialRecord]) -> dict[
         if event.kind is EventKind.REPORT:
             when, step = _ms(event.time), int(event.data["step"])
             update.metrics += [(key, float(v), when, step) for key, v in event.data["metrics"].items() if v is not None]
+            update.last_epoch = (step, when)
         elif event.kind is EventKind.SWEEP_STARTED:
             _start_sweep(update, event)
         elif event.kind is EventKind.TRIAL_STARTED:
-            _start_trial(update, event)
+            _start_trial(update, event, logarithmic)
         elif event.kind is EventKind.SWEEP_ENDED:
             _end_sweep(updates, event, record)
         elif event.kind is EventKind.RERUN:
@@ -96,13 +103,17 @@ def fold(events: Iterable[Event], record: Callable[[int], TrialRecord]) -> dict[
             update.artifacts += [Artifact(path=str(path)) for path in event.data.get("artifacts", [])]
         else:
             _end_trial(update, event)
+    for update in updates.values():
+        if update.last_epoch is not None:
+            step, when = update.last_epoch
+            update.metrics.append(("epoch", step, when, step))
     return updates
 
 
 def _start_sweep(update: RunUpdate, event: Event) -> None:
     data = event.data
     update.started, update.name = update.started or _ms(event.time), str(data["name"])
-    update.tags |= {str(key): str(value)[:_MAX_TAG] for key, value in data["tags"].items()}
+    update.tags |= {str(key): str(value)[:_MAX_TAG] for key, value in data["tags"].items()} | {KIND_TAG: "sweep"}
     # Selecting this run in MLflow selects its trials, and Compare treats a param that one run lacks as different. So
     # searched settings are here, with "NaN": the plot draws no line for it, but one at the top for a missing param.
     update.params = flatten(data["config"].get("train", {})) | dict.fromkeys(data["config"].get("space", {}), "NaN")
@@ -128,14 +139,21 @@ def _end_sweep(updates: dict[str, RunUpdate], event: Event, record: Callable[[in
             update.metrics.append(("best_nme", best.best_nme, _ms(event.time), 0))
 
 
-def _start_trial(update: RunUpdate, event: Event) -> None:
+def _start_trial(update: RunUpdate, event: Event, logarithmic: Collection[str]) -> None:
     data = event.data
     assert event.trial is not None
+    update.tags[KIND_TAG] = "trial"
+    values = {key: data["params"].get(key) for key in logarithmic}
+    update.metrics += [
+        (f"{LOG10}{key}", math.log10(value), _ms(event.time), 0)
+        for key, value in values.items()
+        if isinstance(value, (int, float)) and value > 0
+    ]
     update.started, update.name = update.started or _ms(event.time), trial_name(event.trial, data["params"])
     update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
     if "run.output" in update.params:  # a tag: as a param it would differ between all trials
         update.tags["starsweep.folder"] = update.params.pop("run.output")[:_MAX_TAG]
-    update.tags["starsweep.state"] = "RUNNING"
+    update.tags[STATE_TAG] = "RUNNING"
     if data.get("hash") is not None:
         update.tags["config.hash"] = str(data["hash"])
     if data.get("repeats") is not None:
@@ -162,7 +180,7 @@ def _no_nme(event: Event) -> tuple[str, float, int, int]:
 
 
 def _end_as(update: RunUpdate, state: str, reason: str | None) -> None:
-    update.tags["starsweep.state"] = state
+    update.tags[STATE_TAG] = state
     if reason:
         update.tags["starsweep.reason"] = reason[:_MAX_TAG]
     interrupted = state not in State.__members__
@@ -181,7 +199,7 @@ def _add_rerun(update: RunUpdate, event: Event) -> None:
     update.name = trial_name(data["run"], data["params"])
     update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
     update.tags["starsweep.folder"] = update.params.pop("run.output", "")[:_MAX_TAG]
-    update.tags |= {"starsweep.purpose": data["purpose"], "starsweep.of": str(data["of"])}
+    update.tags |= {KIND_TAG: "rerun", "starsweep.purpose": data["purpose"], "starsweep.of": str(data["of"])}
     for step, row in enumerate(data["history"], 1):
         update.metrics += [(key, float(value), when, step) for key, value in row.items()]
     if not any("best_nme" in row for row in data["history"]):

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import LOCKSTEP, SPACE, TINY, MlflowServer, Sweep
+from harness import LOCKSTEP, TINY, MlflowServer, Sweep
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from waiting import PATIENCE
 
 from sweep.storage.event_log import Event, EventKind
 from sweep.tracking.projector import MlflowSync
+from sweep.tracking.shared_views import CHARTS, LEADERBOARD
 from trainer.config import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -69,10 +70,9 @@ def server(sweep) -> Iterator[MlflowServer]:
     server.kill()
 
 
-@pytest.fixture
-def many(sweep, server) -> None:
-    """A sweep of 200 trials of eight epochs in the experiment "many trials": sent there from its event log."""
-    folder = sweep.home / "many"
+def send_made_up(sweep: Sweep, trials: int, experiment: str) -> MlflowSync:
+    """Sends a sweep of so many trials of eight epochs to an experiment, from its event log; every third is PRUNED."""
+    folder = sweep.home / experiment
     folder.mkdir()
     clock, chance, lines = 1_700_000_000.0, random.Random(0), []
 
@@ -82,20 +82,24 @@ def many(sweep, server) -> None:
         lines.append(Event(kind, trial, data, clock).to_line())
 
     train = TrainConfig.model_validate(TINY).model_dump(mode="json")
-    add(EventKind.SWEEP_STARTED, name="many", tags={}, config={"space": SPACE, "train": train})
-    for number in range(MANY):
+    space = {"loss.star_weight": {"log_uniform": [0.01, 100]}, "optim.lr": {"log_uniform": [1e-4, 1e-2]}}
+    add(EventKind.SWEEP_STARTED, name="many", tags={}, config={"space": space, "train": train})
+    for number in range(trials):
         lr, star_weight = 10 ** chance.uniform(-4, -2), 10 ** chance.uniform(-2, 2)
         params = {"loss.star_weight": star_weight, "optim.lr": lr}
         config = train | {"optim": train["optim"] | {"lr": lr}, "loss": train["loss"] | {"star_weight": star_weight}}
         add(EventKind.TRIAL_STARTED, number, params=params, config=config)
-        for step in range(1, 9):
+        epochs, state = (4, "PRUNED") if number % 3 == 2 else (8, "COMPLETE")
+        for step in range(1, epochs + 1):
             add(EventKind.REPORT, number, step=step, metrics=dict.fromkeys(LOCKSTEP, star_weight / step))
-        add(EventKind.TRIAL_ENDED, number, state="COMPLETE", reason=None, best_nme=star_weight / 8)
-    add(EventKind.SWEEP_ENDED, state="FINISHED", summary="200 trials", best_trial=0, artifacts=[])
+        add(EventKind.TRIAL_ENDED, number, state=state, reason=None, best_nme=star_weight / epochs)
+    add(EventKind.SWEEP_ENDED, state="FINISHED", summary=f"{trials} trials", best_trial=0, artifacts=[])
     log = folder / "events.jsonl"
     log.write_bytes(b"".join(lines))
     uri = f"sqlite:///{sweep.output / 'mlflow.db'}"
-    MlflowSync(log, uri, "many trials", folder / "mlflow.json", folder / "mlartifacts").catch_up()
+    sync = MlflowSync(log, uri, experiment, folder / "mlflow.json", folder / "mlartifacts")
+    sync.catch_up()
+    return sync
 
 
 @pytest.fixture
@@ -152,6 +156,74 @@ def drawn(page: Page, runs: int) -> dict[str, list[float]]:
 def names(sweep: Sweep) -> dict[int, str]:
     """Run names of the trials by number."""
     return {number: run.info.run_name for number, run in sweep.runs().items() if number is not None}
+
+
+def column(page: Page, key: str) -> list[str]:
+    """The texts of a column of the table of runs, from above."""
+    return page.evaluate(
+        """key => {
+            const row = cell => Number(cell.closest('.ag-row').getAttribute('row-index'))
+            const cells = [...document.querySelectorAll(`.ag-cell[col-id="${key}"]`)]
+            return cells.sort((a, b) => row(a) - row(b)).map(cell => (cell.querySelector('a') ?? cell).innerText)
+        }""",
+        key,
+    )
+
+
+def in_sight(page: Page, key: str) -> bool:
+    """Whether a column of the table of runs can be seen without scrolling."""
+    found = page.locator(f'.ag-header-cell[col-id="{key}"]').bounding_box()
+    return found is not None and found["x"] + found["width"] <= 1400
+
+
+LINES = """count => [...document.querySelectorAll('.js-plotly-plot')].some(plot => {
+    const names = plot.data.filter(line => line.name && line.x.length).map(line => line.name)
+    return new Set(names).size === count
+})"""
+COLUMNS = ["metrics.`best_nme`", "metrics.`epoch`", "params.`loss.star_weight`", "params.`optim.lr`"]
+COLUMNS += ["tags.`starsweep.state`"]
+
+
+def test_the_address_that_a_sweep_prints_shows_its_leaderboard(page, server, sweep, calm):
+    (address,) = re.findall(r"the leaderboard:\s+http://127\.0\.0\.1:5000(/#\S+)", calm[1].stdout)
+    page.goto(f"{server.uri}{address}")
+    expect(page.get_by_text("5 matching runs")).to_be_visible()
+    assert all(in_sight(page, key) for key in COLUMNS)
+    rows = [row for row in sweep.leaderboard() if row["best_nme"]]
+    best = sorted(rows, key=lambda row: float(row["best_nme"]))
+    shown = [text.partition(" ")[0] for text in column(page, "attributes.`Run Name`")]
+    assert shown[: len(best)] == [row["number"] for row in best]
+    assert column(page, "tags.`starsweep.state`")[: len(best)] == [row["state"] for row in best]
+    expect(page.get_by_role("button", name="faces: leaderboard")).to_be_visible()  # its name in the menu of views
+
+
+def test_the_other_address_that_a_sweep_prints_shows_its_charts(page, server, sweep, calm):
+    (address,) = re.findall(r"its charts:\s+http://127\.0\.0\.1:5000(/#\S+)", calm[1].stdout)
+    page.goto(f"{server.uri}{address}")
+    expect(page.get_by_role("main").get_by_text("val/nme", exact=True).first).to_be_visible()
+    expect(page.locator(".scatterlayer .trace")).not_to_have_count(0)
+    expect(page.get_by_role("main").get_by_text("Parallel Coordinates")).to_be_visible()
+
+
+@pytest.mark.parametrize("trials", [1, 14, pytest.param(MANY, marks=pytest.mark.long)])
+def test_leaderboard_and_charts_of_few_and_of_many_trials(page, server, sweep, trials):
+    sync = send_made_up(sweep, trials, f"{trials} made up")
+    page.goto(f"{server.uri}{sync.page(LEADERBOARD)}")
+    expect(page.get_by_text(re.compile(rf"^{min(trials, 100)} matching runs?"))).to_be_visible()
+    expect(page.locator('.ag-cell[col-id="metrics.`best_nme`"]').first).to_be_visible()
+    assert all(in_sight(page, key) for key in COLUMNS)
+    values = [float(text.rstrip("…")) for text in column(page, "metrics.`best_nme`")]
+    assert values == sorted(values)
+    states = dict(zip(column(page, "metrics.`epoch`"), column(page, "tags.`starsweep.state`"), strict=True))
+    assert states == {"8": "COMPLETE"} | ({"4": "PRUNED"} if trials > 2 else {})
+    page.goto("about:blank")  # only the part after # differs: the page would not be loaded anew
+    page.goto(f"{server.uri}{sync.page(CHARTS)}")
+    expect(page.locator(".scatterlayer .trace")).not_to_have_count(0)
+    page.wait_for_function(LINES, arg=min(trials, 100))
+    if trials > 1:
+        expect(page.get_by_text("log10/loss.star_weight vs. log10/").first).to_be_visible()
+    for axis in ("log10/optim.lr", "best_nme"):
+        expect(page.get_by_role("main").get_by_text(axis).first).to_be_visible()
 
 
 def test_a_sweep_is_one_run_with_its_trials_below(page, server, sweep):
@@ -237,7 +309,8 @@ def test_the_picture_of_a_trial_opens(page, server, sweep):
 
 
 @pytest.mark.long
-def test_200_trials_are_shown_and_compared(page, server, sweep, many):
+def test_200_trials_are_shown_and_compared(page, server, sweep):
+    send_made_up(sweep, MANY, "many trials")
     open_experiment(page, server, sweep, "many trials")
     expect(link(page, "many")).to_have_count(1)
     page.get_by_role("button", name="Load more").click()

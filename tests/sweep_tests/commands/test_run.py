@@ -112,7 +112,7 @@ def test_mlflow_shows_a_parent_with_a_child_a_trial(calm):
     assert {"version.torch", "version.ray", "git.commit", "config.hash", "command"} <= parent.data.tags.keys()
     assert (parent.data.tags["nme.norm"], parent.data.tags["nme.threshold"]) == ("inter_ocular", "0.1")
     assert {"leaderboard.csv", "best.yaml", "sweep.yaml"} <= sweep.artifacts(parent.info.run_id)
-    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "DIVERGED": "FAILED"}
+    status = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "DIVERGED": "FAILED"}
     for number, state in states.items():
         child = runs[number]
         assert child.data.tags["starsweep.state"] == state

@@ -146,7 +146,7 @@ def test_a_sweep_becomes_a_parent_with_a_child_a_trial(sweep, tmp_path):
     states = {number: (run.data.tags["starsweep.state"], run.info.status) for number, run in runs.items()}
     assert states == {
         0: ("COMPLETE", "FINISHED"),
-        1: ("PRUNED", "KILLED"),
+        1: ("PRUNED", "FINISHED"),
         2: ("DIVERGED", "FAILED"),
         3: ("FAILED", "FAILED"),
     }
