@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from filelock import FileLock
 
 from sweep.core.errors import TrackingUnavailable
 from sweep.core.redaction import redact
-from sweep.tracking.run_updates import PARENT, Artifact, RunUpdate
+from sweep.tracking.run_updates import LOG10, PARENT, Artifact, RunUpdate
 from sweep.tracking.shared_views import shared_views
 from sweep.tracking.sweep_facts import Faces, SweepFacts
 
@@ -88,7 +89,7 @@ class _RunState:
 
     run_id: str
     status: str
-    params: set[str] = field(default_factory=set)
+    params: dict[str, str] = field(default_factory=dict)
 
 
 class MlflowRuns:
@@ -118,21 +119,32 @@ class MlflowRuns:
         run = self.runs.get(key)
         if run is None:
             run, tags = self._create(key, update, tags), {}
+        metrics = update.metrics + (self._logarithms(run, update) if update.last_epoch else [])
         self._client.log_batch(
             run.run_id,
-            metrics=[Metric(*metric) for metric in update.metrics],
+            metrics=[Metric(*metric) for metric in metrics],
             params=[Param(name, value) for name, value in update.params.items() if name not in run.params],
             tags=[RunTag(name, value) for name, value in tags.items()],
             synchronous=True,
         )
         if update.started and self._facts.faces:
             self._client.log_inputs(run.run_id, [_dataset(faces) for faces in self._facts.faces])
-        run.params |= update.params.keys()
+        run.params = update.params | run.params
         if update.status == "RUNNING" and run.status != "RUNNING":
             self._client.update_run(run.run_id, status="RUNNING")
         elif update.status and update.status != "RUNNING":
             self._client.set_terminated(run.run_id, update.status, update.ended)
         run.status = update.status or run.status
+
+    def _logarithms(self, run: _RunState, update: RunUpdate) -> list[tuple[str, float, int, int]]:
+        """Metrics for the axes of charts, of a trial that has reported.
+
+        Not earlier: Compare draws what was sent first of all metrics that the selected runs share, which is to be NME.
+        """
+        values = update.params | run.params
+        searched = {key: _number(values.get(key, "")) for key in self._facts.logarithmic}
+        when = self._facts.started  # the same each time: it is stored once
+        return [(f"{LOG10}{key}", math.log10(value), when, 0) for key, value in searched.items() if value > 0]
 
     def upload(self, key: str, artifact: Artifact) -> None:
         """Uploads an artifact; a file that is missing, or that the server refuses for good, is skipped."""
@@ -203,13 +215,21 @@ class MlflowRuns:
                 if key in runs:
                     surplus.append(run.info.run_id)
                 else:
-                    runs[key] = _RunState(run.info.run_id, run.info.status, set(run.data.params))
+                    runs[key] = _RunState(run.info.run_id, run.info.status, dict(run.data.params))
             token = page.token
             if not token:
                 break
         for run_id in surplus:
             self._client.delete_run(run_id)
         return runs
+
+
+def _number(text: str) -> float:
+    """The number that a param holds; NaN for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _dataset(faces: Faces) -> DatasetInput:

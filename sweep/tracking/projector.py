@@ -149,7 +149,7 @@ class MlflowSync:
     def _deliver(self, server: MlflowRuns, events: list[Event], end: int) -> bool:
         """Sends a stretch of events and saves the progress; False if it must be retried on a new connection."""
         progress, start = self._progress, self._progress.offset
-        updates = fold(events, self._record, self._facts.logarithmic)
+        updates = fold(events, self._record)
         try:
             with translated(self._uri):
                 for key, update in updates.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,15 +70,12 @@ def trial_name(trial: int | str, params: Mapping[str, Any]) -> str:
     return f"{trial} {format_params(params)}".rstrip()
 
 
-def fold(
-    events: Iterable[Event], record: Callable[[int], TrialRecord], logarithmic: Collection[str] = ()
-) -> dict[str, RunUpdate]:
+def fold(events: Iterable[Event], record: Callable[[int], TrialRecord]) -> dict[str, RunUpdate]:
     """One update for each run that the events mention, the parent first; of several states of a run the last counts.
 
     Args:
         events: a stretch of the log.
         record: gives a trial, whose events may lie before this stretch.
-        logarithmic: settings that are searched by their logarithm.
     """
     updates: dict[str, RunUpdate] = {PARENT: RunUpdate()}
     for event in events:
@@ -90,7 +87,7 @@ def fold(
         elif event.kind is EventKind.SWEEP_STARTED:
             _start_sweep(update, event)
         elif event.kind is EventKind.TRIAL_STARTED:
-            _start_trial(update, event, logarithmic)
+            _start_trial(update, event)
         elif event.kind is EventKind.SWEEP_ENDED:
             _end_sweep(updates, event, record)
         elif event.kind is EventKind.RERUN:
@@ -139,16 +136,10 @@ def _end_sweep(updates: dict[str, RunUpdate], event: Event, record: Callable[[in
             update.metrics.append(("best_nme", best.best_nme, _ms(event.time), 0))
 
 
-def _start_trial(update: RunUpdate, event: Event, logarithmic: Collection[str]) -> None:
+def _start_trial(update: RunUpdate, event: Event) -> None:
     data = event.data
     assert event.trial is not None
     update.tags[KIND_TAG] = "trial"
-    values = {key: data["params"].get(key) for key in logarithmic}
-    update.metrics += [
-        (f"{LOG10}{key}", math.log10(value), _ms(event.time), 0)
-        for key, value in values.items()
-        if isinstance(value, (int, float)) and value > 0
-    ]
     update.started, update.name = update.started or _ms(event.time), trial_name(event.trial, data["params"])
     update.params = flatten(data["config"]) | {key: str(value) for key, value in data["params"].items()}
     if "run.output" in update.params:  # a tag: as a param it would differ between all trials
