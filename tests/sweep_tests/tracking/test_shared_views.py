@@ -149,7 +149,9 @@ def test_sweeps_of_one_experiment_keep_their_views(tmp_path: Path) -> None:
 
 def test_a_description_of_the_users_own_stays(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
-    connect(sweep.uri).create_experiment("faces", tags={"mlflow.note.content": "mine"})
+    connect(sweep.uri).create_experiment(
+        "faces", (tmp_path / "mlartifacts").as_uri(), tags={"mlflow.note.content": "mine"}
+    )
     sweep.sync().catch_up()
     assert sweep.experiment().tags["mlflow.note.content"] == "mine"
 
